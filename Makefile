@@ -51,6 +51,12 @@ lint: $(STAMP) ## Style, formatting and the import contracts
 type: $(STAMP) ## Static types (mypy --strict)
 	$(BIN)/mypy
 
+bench: $(STAMP) tools/bench.py ## Measure the figures the README and docs quote
+	$(BIN)/python tools/bench.py
+
+docs: $(STAMP) docs/generate.py ## Write the generated pages: operators, commands, config keys
+	$(BIN)/python docs/generate.py
+
 clean: ## Remove what the targets made, .venv included
 	rm -rf $(VENV) $(DIGITS)/data model_output hb_perf_result .hb_check build dist ./*.egg-info \
 		.mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
