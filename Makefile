@@ -46,7 +46,7 @@ test-full: lint type ## The same with the long sweeps
 lint: $(STAMP) ## Style, formatting and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 type: $(STAMP) ## Static types (mypy --strict)
 	$(BIN)/mypy
