@@ -1,0 +1,1 @@
+"""The PyTorch side: calibration, quantization-aware training, fixed-point conversion, hybrid models."""

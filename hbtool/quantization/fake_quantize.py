@@ -1,0 +1,244 @@
+"""Fake quantizers: modules that round a float tensor to what integers can represent, with a trainable gradient."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hbtool.errors import UsageError
+from hbtool.quantization.observer import MovingAverageMinMaxObserver, ObserverBase, PartialFactory
+from hbtool.quantization.straight_through import (
+    Clip,
+    FakeQuantizeFunction,
+    channel_shape,
+    clip_values,
+    fake_quantize_op,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class FakeQuantState(Enum):
+    """What the fake quantizers of a model do."""
+
+    QAT = "qat"
+    CALIBRATION = "calibration"
+    VALIDATION = "validation"
+    _FLOAT = "float"
+
+
+_FLAGS = {
+    FakeQuantState.QAT: (True, True),
+    FakeQuantState.CALIBRATION: (True, False),
+    FakeQuantState.VALIDATION: (False, True),
+    FakeQuantState._FLOAT: (False, False),
+}
+"""(observer enabled, fake quant enabled)"""
+
+
+class FakeQuantizeBase(nn.Module):
+    """Flags, scale and observer of a fake quantizer; sub-classes say how x is rounded.
+
+    Args:
+        observer: observer class, built with `observer_kwargs`.
+        saturate: zero the gradient outside the range (None: yes).
+        in_place: accepted for compatibility; the input is never written.
+        compat_mask: accepted for compatibility; no mask is kept.
+        channel_len: number of channels of a per-channel scale before any data.
+        start: the state in which a new fake quantizer is.
+    """
+
+    fake_quant_enabled: Tensor
+    observer_enabled: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    activation_post_process: ObserverBase
+
+    def __init__(
+        self,
+        observer: Any = MovingAverageMinMaxObserver,
+        saturate: bool | None = None,
+        in_place: bool = False,
+        compat_mask: bool = True,
+        channel_len: int = 1,
+        start: FakeQuantState = FakeQuantState.QAT,
+        **observer_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.saturate = saturate is not False
+        self.activation_post_process = observer(**observer_kwargs)
+        if not isinstance(self.activation_post_process, ObserverBase):
+            raise UsageError(f"{observer} does not build an observer.", hint="Give a class of hbtool's observers.")
+        made = self.activation_post_process
+        self.dtype, self.qscheme, self.ch_axis = made.dtype, made.qscheme, made.ch_axis
+        self.quant_min, self.quant_max = made.quant_min, made.quant_max
+        self.is_per_channel = made.per_channel
+        scale, zero_point = made.calculate_qparams()
+        self.register_buffer("fake_quant_enabled", torch.ones(1, dtype=torch.uint8))
+        self.register_buffer("observer_enabled", torch.ones(1, dtype=torch.uint8))
+        self._register_scale(scale.expand(channel_len).clone() if channel_len > 1 else scale.clone())
+        self.register_buffer("zero_point", zero_point.expand(self.scale.numel()).clone())
+        self._flags = (True, True)
+        self._flag_versions = (0, 0)
+        self.set_state(start)
+
+    def _register_scale(self, scale: Tensor) -> None:
+        self.register_buffer("scale", scale)
+
+    @classmethod
+    def with_args(cls, **kwargs: Any) -> PartialFactory:
+        """This class with arguments fixed, for a qconfig."""
+        return PartialFactory(cls, **kwargs)
+
+    def set_state(self, state: FakeQuantState) -> None:
+        """Observe and round, or not."""
+        observe, quantize = _FLAGS[state]
+        self.enable_observer(observe)
+        self.enable_fake_quant(quantize)
+
+    def enable_observer(self, enabled: bool = True) -> None:
+        """Whether batches change the range."""
+        self.observer_enabled.fill_(int(enabled))
+
+    def enable_fake_quant(self, enabled: bool = True) -> None:
+        """Whether the output is rounded."""
+        self.fake_quant_enabled.fill_(int(enabled))
+
+    def disable_observer(self) -> None:
+        """Batches no longer change the range."""
+        self.enable_observer(False)
+
+    def disable_fake_quant(self) -> None:
+        """The output is the input."""
+        self.enable_fake_quant(False)
+
+    def flags(self) -> tuple[bool, bool]:
+        """(observer enabled, fake quant enabled), read from the buffers only after they changed (no device sync)."""
+        if torch.compiler.is_compiling():
+            return self._flags
+        versions = (self.observer_enabled._version, self.fake_quant_enabled._version)
+        if versions != self._flag_versions:
+            self._flags = (bool(self.observer_enabled), bool(self.fake_quant_enabled))
+            self._flag_versions = versions
+        return self._flags
+
+    def set_qparams(self, scale: Tensor | float, zero_point: Tensor | None = None) -> None:
+        """Use this scale (float32 [1] or [channels]) from now on; an observer that still runs may move it again."""
+        value = torch.as_tensor(scale, dtype=torch.float32, device=self.scale.device).reshape(-1)
+        self._store_scale(value)
+        half = (self.quant_max - self.quant_min) / 2
+        self.activation_post_process.max_val = self.scale.detach() * half
+        self.activation_post_process.min_val = self.scale.detach() * -half
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """(scale, zero point)."""
+        return self.scale, self.zero_point
+
+    def was_observed(self) -> bool:
+        """Whether the scale comes from data or from the user (not the initial 1)."""
+        return not self.activation_post_process.learns or self.activation_post_process.min_val.numel() > 0
+
+    @torch.no_grad()
+    def _store_scale(self, scale: Tensor) -> None:
+        if scale.shape == self.scale.shape:
+            self.scale.copy_(scale)
+        else:
+            self.scale.data = scale.detach().clone()
+            self.zero_point = torch.zeros(scale.numel(), dtype=torch.int64, device=scale.device)
+
+    def _observe(self, x: Tensor, clip: Clip | None) -> None:
+        watched = x.detach()
+        if clip is not None and not self.activation_post_process.range_only:
+            watched, clip = clip_values(watched, clip), None
+        if self.activation_post_process.observe(watched, clip):
+            self._store_scale(self.activation_post_process.calculate_qparams()[0])
+
+    def forward(self, x: Tensor, clip: Clip | None = None) -> Tensor:
+        """Observe, update the scale, round with the new scale; with `clip`, do all that to x clipped."""
+        observe, quantize = self.flags()
+        if observe and not torch.compiler.is_compiling():
+            self._observe(x, clip)
+        if not quantize:
+            return clip_values(x, clip)
+        if torch.compiler.is_compiling():
+            return self._round_opaque(clip_values(x, clip))
+        return self._round(x, clip)
+
+    def _round(self, x: Tensor, clip: Clip | None) -> Tensor:
+        raise NotImplementedError
+
+    def _round_opaque(self, x: Tensor) -> Tensor:
+        """The rounding as one operator, for the exporters."""
+        bits = 8 if self.dtype.bits <= 8 else 16
+        axis = self.ch_axis if self.scale.numel() > 1 else -1
+        out: Tensor = fake_quantize_op(x, self.scale.detach(), bits, self.quant_min, self.quant_max, axis)
+        return out
+
+    def extra_repr(self) -> str:
+        """Flags, type and scale in three lines, as published prints show them."""
+        return (
+            f"fake_quant_enabled={self.fake_quant_enabled}, observer_enabled={self.observer_enabled},\n"
+            f"quant_min={self.quant_min}, quant_max={self.quant_max}, dtype={self.dtype}, qscheme={self.qscheme}, "
+            f"ch_axis={self.ch_axis},\nscale={self.scale.detach()}, zero_point={self.zero_point}"
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("scale", "zero_point"):
+            value = state_dict.get(prefix + name)
+            own = getattr(self, name)
+            if isinstance(value, Tensor) and value.shape != own.shape:
+                own.data = own.data.new_empty(value.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if isinstance(self.activation_post_process, ObserverBase) and not self.activation_post_process.learns:
+            scale = self.activation_post_process.calculate_qparams()[0]
+            if self.activation_post_process.__class__.__name__ == "FixedScaleObserver":
+                self._store_scale(scale)
+
+
+class FakeQuantize(FakeQuantizeBase):
+    """clamp(round_half_even(x / scale), quant_min, quant_max) * scale with a straight-through gradient."""
+
+    def _round(self, x: Tensor, clip: Clip | None) -> Tensor:
+        scale = channel_shape(self.scale, x.dim(), self.ch_axis)
+        if clip is not None and (x.is_cuda or scale.numel() > 1):
+            x, clip = clip_values(x, clip), None
+        out: Tensor = FakeQuantizeFunction.apply(x, scale, self.quant_min, self.quant_max, clip, self.saturate)  # type: ignore[no-untyped-call]
+        return out
+
+
+class CalibFakeQuantize(FakeQuantize):
+    """A fake quantizer that starts by observing only: what `get_default_calib_qconfig()` asks for."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("start", FakeQuantState.CALIBRATION)
+        super().__init__(**kwargs)
+
+
+def set_fake_quantize(model: nn.Module, state: FakeQuantState) -> None:
+    """Put every fake quantizer of `model` into `state`. Set `model.train()` or `.eval()` first.
+
+    Raises:
+        UsageError: `state` is not a `FakeQuantState`.
+    """
+    if not isinstance(state, FakeQuantState):
+        raise UsageError(f"{state!r} is not a FakeQuantState.", hint="Use FakeQuantState.CALIBRATION, .QAT, ...")
+    found = 0
+    for module in model.modules():
+        if isinstance(module, FakeQuantizeBase):
+            module.set_state(state)
+            found += 1
+    if not found:
+        _log.warning("set_fake_quantize: the model has no fake quantizer; was it prepared?")
+    if model.training != (state is FakeQuantState.QAT):
+        wanted = "train()" if state is FakeQuantState.QAT else "eval()"
+        warnings.warn(f"{state.name} state is meant for a model in {wanted} mode; call it first.", stacklevel=2)
+
+
+default_8bit_fake_quant = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, dtype="qint8")
+default_16bit_fake_quant = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, dtype="qint16")
+default_4bit_fake_quant = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, dtype="qint4")

@@ -1,0 +1,211 @@
+"""Observers for calibration: from the distribution of |x| in a batch to the magnitude worth representing.
+
+All methods work on one histogram of at most `SAMPLES` evenly spaced elements (a full histogram of a MobileNetV2
+activation costs more than the network) and evaluate candidates on its bins, so that their cost does not grow with
+the number of candidates. Maxima are exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hbtool.errors import UsageError
+from hbtool.quantization import distributed
+from hbtool.quantization.observer import (
+    ClipObserver,
+    FixedScaleObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    ObserverBase,
+)
+
+SAMPLES = 1 << 16
+
+__all__ = [
+    "ClipObserver",
+    "ClipStdObserver",
+    "FixedScaleObserver",
+    "KLObserver",
+    "MSEObserver",
+    "MinMaxObserver",
+    "MixObserver",
+    "MovingAveragePerChannelMinMaxObserver",
+    "PercentileObserver",
+]
+
+
+class MinMaxObserver(ObserverBase):
+    """Moving average of the smallest and largest value, per tensor or per channel by `qscheme`."""
+
+
+def sample(x: Tensor, limit: int = SAMPLES) -> Tensor:
+    """At most `limit` elements of x [n], evenly spaced; the step shares no small factor with image sizes."""
+    step = -(-x.numel() // limit)
+    if step > 1:
+        while any(step % p == 0 for p in (2, 3, 5, 7)):
+            step += 1
+    return x.reshape(-1)[::step]
+
+
+def magnitude_histogram(x: Tensor, bins: int, share: bool) -> tuple[Tensor, Tensor]:
+    """(counts [bins], bin centres [bins]) of |x| between 0 and its maximum; over all processes if `share`."""
+    largest = x.abs().max() if x.numel() <= SAMPLES else torch.stack(torch.aminmax(x)).abs().max()
+    if share:
+        largest = distributed.all_max(largest.view(1))[0]
+    top = max(float(largest), torch.finfo(torch.float32).tiny)
+    counts = torch.histc(sample(x).abs().float(), bins, 0.0, top)
+    if share:
+        counts = distributed.all_sum(counts)
+    centres = (torch.arange(bins, device=x.device, dtype=torch.float32) + 0.5) * (top / bins)
+    return counts, centres
+
+
+def squared_error(counts: Tensor, centres: Tensor, thresholds: Tensor, steps: float, quant_max: int) -> Tensor:
+    """Sum of squared quantization errors for each threshold [T], on a histogram of magnitudes."""
+    scales = (thresholds / steps).unsqueeze(1).clamp(min=torch.finfo(torch.float32).tiny)
+    rounded = (centres / scales).round().clamp(max=quant_max) * scales
+    return ((rounded - centres).square() * counts).sum(1)
+
+
+class MagnitudeObserver(ObserverBase):
+    """Base of the methods that choose a magnitude from a histogram; the range becomes [-magnitude, magnitude]."""
+
+    range_only = False
+
+    def __init__(self, bins: int = 2048, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if bins < 2:
+            raise UsageError(f"bins is {bins}.", hint="A histogram needs at least 2 bins.")
+        self.bins = bins
+
+    def magnitude(self, counts: Tensor, centres: Tensor) -> Tensor:
+        """The magnitude worth representing, a scalar tensor."""
+        raise NotImplementedError
+
+    def _of(self, x: Tensor) -> Tensor:
+        counts, centres = magnitude_histogram(x, self.bins, self.is_sync_quantize)
+        return self.magnitude(counts, centres).reshape(1)
+
+    def limits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The symmetric range, of the tensor or of each channel."""
+        parts = x.unbind(self.ch_axis) if self.per_channel else (x,)
+        high = torch.cat([self._of(part) for part in parts])
+        return -high, high
+
+    def _top(self, centres: Tensor) -> Tensor:
+        """The maximum of what was observed (upper edge of the last bin)."""
+        return centres[-1] * (self.bins / (self.bins - 0.5))
+
+    def _percentile(self, counts: Tensor, centres: Tensor, percentile: float) -> Tensor:
+        total = counts.cumsum(0)
+        index = torch.searchsorted(total, total[-1:] * (percentile / 100.0)).clamp(max=self.bins - 1)
+        return torch.where(index[0] == self.bins - 1, self._top(centres), centres[index[0]])
+
+    def _steps(self) -> float:
+        return (self.quant_max - self.quant_min) / 2
+
+
+class PercentileObserver(MagnitudeObserver):
+    """The magnitude that `percentile` percent of the elements stay below."""
+
+    def __init__(self, percentile: float = 99.99, bins: int = 2048, **kwargs: Any) -> None:
+        super().__init__(bins, **kwargs)
+        if not 0 < percentile <= 100:
+            raise UsageError(f"percentile is {percentile}.", hint="Give a value above 0, at most 100.")
+        self.percentile = percentile
+
+    def magnitude(self, counts: Tensor, centres: Tensor) -> Tensor:
+        """The percentile of |x|."""
+        return self._percentile(counts, centres, self.percentile)
+
+
+class MSEObserver(MagnitudeObserver):
+    """The magnitude, in hundredths of the maximum, with the least squared error after quantization."""
+
+    def __init__(self, stride: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 1 <= stride <= 100:
+            raise UsageError(f"stride is {stride}.", hint="Give a step between 1 and 100 hundredths.")
+        self.stride = stride
+
+    def magnitude(self, counts: Tensor, centres: Tensor) -> Tensor:
+        """The best hundredth."""
+        shares = torch.arange(100, 0, -self.stride, device=centres.device, dtype=torch.float32) / 100
+        candidates = self._top(centres) * shares
+        errors = squared_error(counts, centres, candidates, self._steps(), self.quant_max)
+        return candidates[errors.argmin()]
+
+
+class MixObserver(MagnitudeObserver):
+    """The one of several percentiles (and the maximum) with the least squared error."""
+
+    percentiles = (99.9, 99.95, 99.99, 99.995, 99.999, 100.0)
+
+    def magnitude(self, counts: Tensor, centres: Tensor) -> Tensor:
+        """The best percentile."""
+        candidates = torch.stack([self._percentile(counts, centres, p) for p in self.percentiles])
+        errors = squared_error(counts, centres, candidates, self._steps(), self.quant_max)
+        return candidates[errors.argmin()]
+
+
+class KLObserver(MagnitudeObserver):
+    """The magnitude whose quantized distribution diverges least from the observed one.
+
+    Args:
+        bins: histogram bins.
+        update_interval: compute only at every such step; it must not exceed the number of steps.
+    """
+
+    def __init__(self, bins: int = 512, update_interval: int = 1, **kwargs: Any) -> None:
+        super().__init__(bins, **kwargs)
+        if update_interval < 1:
+            raise UsageError(f"update_interval is {update_interval}.", hint="Give 1 or more steps.")
+        self.update_interval = update_interval
+        self._seen = 0
+
+    def observe(self, x: Tensor, clip: tuple[float, float] | None = None) -> bool:
+        """Take in one batch; only each `update_interval`-th is computed."""
+        self._seen += 1
+        return super().observe(x, clip) if self._seen % self.update_interval == 0 else False
+
+    def magnitude(self, counts: Tensor, centres: Tensor) -> Tensor:
+        """The least divergence over the number of kept bins."""
+        levels = min(self.quant_max + 1, self.bins // 2)
+        kept = torch.arange(levels, self.bins + 1, max(1, self.bins // 256), device=counts.device)
+        divergences = torch.stack([self._divergence(counts, int(n), levels) for n in kept])
+        return self._top(centres) * kept[divergences.argmin()] / self.bins
+
+    @staticmethod
+    def _divergence(counts: Tensor, kept: int, levels: int) -> Tensor:
+        inside = counts[:kept]
+        clipped = inside.clone()
+        clipped[-1] += counts[kept:].sum()
+        group = torch.arange(kept, device=counts.device) * levels // kept
+        occupied = (inside > 0).float()
+        sums = torch.zeros(levels, device=counts.device).index_add_(0, group, inside)
+        members = torch.zeros(levels, device=counts.device).index_add_(0, group, occupied).clamp(min=1)
+        spread = (sums / members)[group] * occupied
+        p = clipped / clipped.sum().clamp(min=1)
+        q = spread / spread.sum().clamp(min=1)
+        return torch.where(p > 0, p * (p.clamp(min=1e-12).log() - q.clamp(min=1e-7).log()), 0.0 * p).sum()
+
+
+class ClipStdObserver(ObserverBase):
+    """mean ± std_scale standard deviations, inside the observed range."""
+
+    range_only = False
+
+    def __init__(self, std_scale: float = 6.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not std_scale > 0:
+            raise UsageError(f"std_scale is {std_scale}.", hint="Give a multiple above 0.")
+        self.std_scale = std_scale
+
+    def limits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The clipped range of this batch."""
+        low, high = super().limits(x)
+        flat = x.transpose(0, self.ch_axis).flatten(1) if self.per_channel else x.reshape(1, -1)
+        std, mean = torch.std_mean(flat.float(), dim=1, correction=0)
+        return torch.maximum(low, mean - self.std_scale * std), torch.minimum(high, mean + self.std_scale * std)
