@@ -1,0 +1,1 @@
+"""The one arithmetic: integer types, scales, and what every integer primitive computes, bit for bit."""

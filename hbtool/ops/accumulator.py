@@ -1,0 +1,83 @@
+"""What every multiply-accumulate operator does with its exact integer sum: bias, requantize, clamp.
+
+In standard ONNX an exact sum is built from float32 operators over pieces small enough to be exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from hbtool.numerics.int_math import Array, IntMath
+from hbtool.numerics.qtype import INT32, IntType, int_type
+from hbtool.ops.onnx_builder import EXACT_FLOAT32, OnnxBuilder
+
+
+def finish(m: IntMath, a: Any, acc: Array, bias: Array | None, factor: Array) -> Array:
+    """bias, requantization and clamp of an accumulator; `a` has y_type, y_zero_point, clamp_min, clamp_max."""
+    total = acc if bias is None else m.add(acc, bias)
+    y_type = int_type(a.y_type)
+    if y_type is INT32:
+        return m.narrow(total, INT32)
+    y = m.requantize(total, factor, y_type, a.y_zero_point)
+    return m.clamp(y, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
+
+
+def finish_onnx(
+    b: OnnxBuilder, a: Any, sums: Sequence[ir.Value], bias: np.ndarray | None, factor: np.ndarray
+) -> ir.Value:
+    """The same in standard ONNX; `sums` are float32 tensors of exact integers that add up to the accumulator."""
+    y_type = int_type(a.y_type)
+    # float64 holds every int32 sum exactly; one piece below 2^24 with its bias needs no detour.
+    total = b.op("Cast", sums[0], to=int(ir.DataType.DOUBLE))
+    for piece in sums[1:]:
+        total = b.op("Add", total, b.op("Cast", piece, to=int(ir.DataType.DOUBLE)))
+    if bias is not None:
+        total = b.op("Add", total, b.const(bias.astype(np.float64)))
+    if y_type is INT32:
+        clipped = b.op("Clip", total, b.const(INT32.min, np.float64), b.const(INT32.max, np.float64))
+        return b.op("Cast", clipped, to=int(ir.DataType.INT32))
+    real = b.op("Cast", total, to=int(ir.DataType.FLOAT))
+    y = b.from_float(b.op("Mul", real, b.const(factor.astype(np.float32))), y_type, a.y_zero_point)
+    return b.clamp(y, y_type, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
+
+
+def exact_float_parts(
+    weight: np.ndarray, x_type: IntType, axis: int, groups: int = 1
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Weights cut along the summed axis `axis` so that no partial sum of a piece reaches 2^24.
+
+    Args:
+        weight: integers, output channels on axis 0.
+        x_type: type of the other operand.
+        axis: the axis that is summed over together with all axes but 0.
+        groups: with groups the cut would mix channels of different groups; then the pieces are taken from the *values*
+            (weights of other input channels set to zero), the input stays whole.
+
+    Yields:
+        (first, last, piece): the slice of the axis that the piece covers, and its weights.
+    """
+    # x - zero_point spans up to the type's full width when the zero point sits at one end.
+    reach = (1 << x_type.bits) * np.abs(weight.astype(np.int64))
+    others = tuple(i for i in range(weight.ndim) if i not in (0, axis))
+    cost = reach.sum(axis=others).max(axis=0) if weight.size else np.zeros(weight.shape[axis], np.int64)
+    if groups == 1 and reach.sum(axis=tuple(range(1, weight.ndim))).max(initial=0) < EXACT_FLOAT32:
+        yield 0, weight.shape[axis], weight
+        return
+    first, spent = 0, 0
+    for index in range(weight.shape[axis] + 1):
+        if index < weight.shape[axis] and (spent + cost[index] < EXACT_FLOAT32 or index == first):
+            spent += int(cost[index])
+            continue
+        piece = np.take(weight, range(first, index), axis=axis)
+        if groups > 1 and (first, index) != (0, weight.shape[axis]):
+            whole = np.zeros_like(weight)
+            whole[:, first:index] = piece
+            piece = whole
+            yield 0, weight.shape[axis], piece
+        else:
+            yield first, index, piece
+        first, spent = index, int(cost[index]) if index < weight.shape[axis] else 0

@@ -1,0 +1,253 @@
+"""Convolution (1-D, 2-D, 3-D, grouped, depthwise), with bias, requantization and clamp in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from hbtool.ir import graph
+from hbtool.numerics.int_math import Array, IntMath
+from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
+from hbtool.ops.accumulator import exact_float_parts, finish, finish_onnx
+from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.onnx_builder import OnnxBuilder, Operand
+from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.window import Window, window_of
+
+
+@dataclass(frozen=True)
+class ConvAttributes:
+    """ONNX Conv attributes with explicit padding, zero points, type of the result and the absorbed clamp."""
+
+    strides: tuple[int, ...] = (1, 1)
+    pads: tuple[int, ...] = (0, 0, 0, 0)
+    dilations: tuple[int, ...] = (1, 1)
+    group: int = 1
+    x_zero_point: int = 0
+    y_zero_point: int = 0
+    y_type: str = "int8"
+    clamp_min: int = INT32.min
+    clamp_max: int = INT32.max
+
+
+class Conv(IntegerOp):
+    """y = clamp(saturate(round_half_even(float32(sum((x - zp_x) * w) + bias) * m[channel]) + zp_y)).
+
+    Operands: x [N, C, *spatial], w int8 [M, C/group, *kernel], bias int32 [M], m float32 [M].
+    With y_type int32 the accumulator itself is the result and m is not used.
+    """
+
+    name = "Conv"
+    Attributes = ConvAttributes
+    parameters = (1, 2, 3)
+
+    def kernel(self, m: IntMath, a: Any, *x: Array | None) -> Array:  # noqa: D102
+        data, weight, bias, factor = x
+        acc = m.conv(
+            data,
+            weight,
+            zero_point=a.x_zero_point,
+            strides=a.strides,
+            pads=a.pads,
+            dilations=a.dilations,
+            group=a.group,
+        )
+        per_channel = (1, -1, *(1 for _ in a.strides))
+        return finish(m, a, acc, m.reshape(bias, per_channel), m.reshape(factor, per_channel))
+
+    def to_onnx(  # noqa: D102
+        self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
+    ) -> Sequence[ir.Value]:
+        data, weight, bias, factor = (o for o in x if o is not None)
+        window = {"strides": a.strides, "pads": a.pads, "dilations": a.dilations, "group": a.group}
+        window["kernel_shape"] = weight.shape[2:]
+        y_type = int_type(a.y_type)
+        if data.type is INT8 and y_type is INT8:
+            one, zero = b.const(1.0, np.float32), b.const(np.zeros(weight.shape[0], np.int8))
+            y = b.op(
+                "QLinearConv",
+                b.value(data),
+                one,
+                b.zero_point(INT8, a.x_zero_point),
+                b.const(weight.constant()),
+                b.const(factor.constant()),
+                zero,
+                one,
+                b.zero_point(INT8, a.y_zero_point),
+                b.const(bias.constant()),
+                **window,
+            )
+            return [b.clamp(y, INT8, max(a.clamp_min, INT8.min), min(a.clamp_max, INT8.max))]
+        parts = exact_float_parts(weight.constant(), data.type or INT8, axis=1, groups=a.group)
+        real = b.as_float(data, a.x_zero_point)
+        sums = []
+        for low, high, kernel in parts:
+            piece = real
+            if (low, high) != (0, weight.shape[1]):
+                piece = b.op("Slice", real, b.const([low], np.int64), b.const([high], np.int64), b.const([1], np.int64))
+            sums.append(b.op("Conv", piece, b.const(kernel.astype(np.float32)), **window))
+        shape = (1, -1, *(1 for _ in a.strides))
+        return [finish_onnx(b, a, sums, bias.constant().reshape(shape), factor.constant().reshape(shape))]
+
+    def tile(  # noqa: D102
+        self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box
+    ) -> Tile | None:
+        x, w = shapes[0], shapes[1]
+        assert x is not None and w is not None
+        spatial, pads = Window(w[2:], a.strides, a.pads, a.dilations).input_box(box[2:], x[2:])
+        first, last = box[1]
+        group = a.group
+        if group == 1:
+            channels = (0, x[1])
+        else:
+            per_group = out[1] // group
+            if (first % per_group or last % per_group) and (first, last) != (0, out[1]):
+                return None
+            groups = first // per_group, last // per_group
+            channels, group = (groups[0] * w[1], groups[1] * w[1]), groups[1] - groups[0]
+        weight: Box = (box[1], (0, w[1]), *((0, k) for k in w[2:]))
+        return Tile(((box[0], channels, *spatial), weight, (box[1],), (box[1],)), replace(a, pads=pads, group=group))
+
+    def work(  # noqa: D102
+        self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], types: Sequence[IntType]
+    ) -> Work:
+        w = shapes[1]
+        assert w is not None
+        return Work(
+            "matrix",
+            rows=out[-1],
+            repeats=out[0] * graph.elements(out[2:-1]),
+            outputs=out[1] // a.group,
+            inputs=w[1],
+            taps=graph.elements(w[2:]),
+            groups=a.group,
+            bits=types[0].bits,
+        )
+
+
+class ConvFloat(FloatOp):
+    """ONNX Conv with constant weights."""
+
+    op_types = ("Conv",)
+    absorbs_clamp = True
+    high_precision = True
+    rule_text = "int8 weights per output channel, int32 bias and accumulator, one float32 multiply per channel"
+
+    @constraint()
+    def constant_weights(self, node: ir.Node, limit: Any) -> bool | str:
+        """constant weights and bias"""
+        return all(v is None or graph.constant(v) is not None for v in node.inputs[1:]) or "they are computed"
+
+    @constraint(bernoulli2=7, bayes=31, bayes_e=31, nash=31)
+    def kernel_size(self, node: ir.Node, limit: int) -> bool | str:
+        """kernel height and width between 1 and {limit}"""
+        kernel = graph.static_shape(node.inputs[1])[2:]  # type: ignore[arg-type]
+        return all(1 <= k <= limit for k in kernel) or f"the kernel is {'x'.join(map(str, kernel))}"
+
+    @constraint(bernoulli2=32768, bayes=65535, bayes_e=32767, nash=65535)
+    def kernel_volume(self, node: ir.Node, limit: int) -> bool | str:
+        """at most {limit} weights per output channel (input channels of a group times kernel area)"""
+        volume = graph.elements(graph.static_shape(node.inputs[1])[1:])  # type: ignore[arg-type]
+        return volume <= limit or f"there are {volume}"
+
+    @constraint(bernoulli2=2, bayes=256, bayes_e=256, nash=256)
+    def stride(self, node: ir.Node, limit: int) -> bool | str:
+        """stride at most {limit}"""
+        strides = graph.attribute(node, "strides", (1,))
+        return max(strides) <= limit or f"the stride is {'x'.join(map(str, strides))}"
+
+    @constraint(bayes=16, bayes_e=16, nash=16)
+    def dilation(self, node: ir.Node, limit: int) -> bool | str:
+        """dilation at most {limit}"""
+        dilations = graph.attribute(node, "dilations", (1,))
+        return max(dilations) <= limit or f"the dilation is {'x'.join(map(str, dilations))}"
+
+    @constraint("bernoulli2")
+    def two_dimensional(self, node: ir.Node, limit: Any) -> bool | str:
+        """a 2-D convolution"""
+        rank = len(graph.static_shape(node.inputs[1])) - 2  # type: ignore[arg-type]
+        return rank == 2 or f"it has {rank} spatial axes"
+
+    def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
+        x, weight_value = node.inputs[0], node.inputs[1]
+        assert x is not None and weight_value is not None
+        weight = graph.constant(weight_value)
+        bias = graph.constant(graph.input_at(node, 2))
+        assert weight is not None
+        group = graph.attribute(node, "group", 1)
+        weight, input_scale = fold_input_scales(weight, b.q(x), group)
+        lower_conv(node, b, x, weight_value, weight, bias, input_scale, window_of(node, weight.shape[2:]), group)
+
+    def samples(self) -> Iterator[Sample]:  # noqa: D102
+        rng = np.random.default_rng(7)
+
+        def make(name: str, x: tuple[int, ...], w: tuple[int, ...], bias: bool = True, **attributes: Any) -> Sample:
+            constants = {1: rng.standard_normal(w).astype(np.float32)}
+            if bias:
+                constants[2] = rng.standard_normal(w[0]).astype(np.float32)
+            # int8 weights are off by half a step each: the error grows with the root of the taps.
+            return Sample(name, "Conv", (rng.standard_normal(x).astype(np.float32),), constants, attributes, steps=4.0)
+
+        yield make("plain 3x3", (1, 3, 9, 8), (5, 3, 3, 3), pads=(1, 1, 1, 1))
+        yield make("1x1 without bias", (1, 16, 5, 7), (8, 16, 1, 1), bias=False)
+        yield make("depthwise, stride 2", (2, 6, 11, 10), (6, 1, 3, 3), group=6, strides=(2, 2), pads=(1, 1, 1, 1))
+        yield make("groups, asymmetric padding", (1, 8, 7, 7), (12, 2, 3, 2), group=4, pads=(0, 1, 2, 0))
+        yield make("dilation 2", (1, 4, 12, 12), (4, 4, 3, 3), dilations=(2, 2), pads=(2, 2, 2, 2))
+        yield make("auto_pad", (1, 3, 10, 9), (4, 3, 3, 3), auto_pad="SAME_UPPER", strides=(2, 2))
+        yield make("1-D", (1, 4, 20), (6, 4, 5), pads=(2, 2))
+        yield make("3-D", (1, 2, 5, 6, 6), (3, 2, 3, 3, 3), pads=(1, 1, 1, 1, 1, 1))
+
+
+def fold_input_scales(weight: np.ndarray, q: QParams, group: int) -> tuple[np.ndarray, float]:
+    """Per-channel input scales moved into the float weights: sum(s[c] * x * w) = sum(x * (s[c] * w)).
+
+    Returns:
+        The weights to quantize, and the one input scale that is left.
+    """
+    if q.axis is None:
+        return weight, q.scale
+    per_group = weight.shape[1]
+    scales = np.asarray(q.scales, np.float64).reshape(group, per_group)
+    rows = np.repeat(scales, weight.shape[0] // group, axis=0)
+    return (weight * rows.reshape(weight.shape[0], per_group, *(1,) * (weight.ndim - 2))).astype(np.float32), 1.0
+
+
+def lower_conv(
+    node: ir.Node,
+    b: IntegerBuilder,
+    x: ir.Value,
+    weight_value: ir.Value,
+    float_weight: np.ndarray,
+    bias: np.ndarray | None,
+    input_scale: float,
+    window: Window,
+    group: int,
+) -> None:
+    """Emit one integer Conv for `node`; other operators that are convolutions in disguise call it too."""
+    weight, integer_bias = b.weight_with_bias(weight_value, float_weight, 0, bias, input_scale)
+    result = b.result(node)
+    accumulator = QParams(INT32, tuple(float(s) for s in np.float32(input_scale) * weight.scales), 0, 1)
+    q = accumulator if result.raw_accumulator else result.q
+    # Per-channel output scales are one division per channel, like per-channel weights.
+    factor = b.multiplier([input_scale], weight.scales, 1.0 if result.raw_accumulator else np.asarray(q.scales))
+    attributes = ConvAttributes(
+        window.strides,
+        window.pads,
+        window.dilations,
+        group,
+        b.q(x).zero_point,
+        q.zero_point,
+        q.type.name,
+        *result.clamp,
+    )
+    operands = [
+        b.x(x),
+        b.const(weight.integers, "weight"),
+        b.const(integer_bias, "bias"),
+        b.const(factor, "multiplier"),
+    ]
+    b.emit(Conv, operands, q, graph.static_shape(node.outputs[0]), attributes, represents=result.value)

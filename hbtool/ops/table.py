@@ -1,0 +1,185 @@
+"""Functions of one variable: a table with one entry per input integer, computed once in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from hbtool.ir import graph, meta
+from hbtool.numerics.int_math import Array, IntMath
+from hbtool.numerics.qtype import IntType, QParams, int_type
+from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.onnx_builder import OnnxBuilder, Operand
+from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile
+
+Function = Callable[[np.ndarray], np.ndarray]
+"""float64 in, float64 out, elementwise."""
+
+
+@dataclass(frozen=True)
+class TableAttributes:
+    """Types of the argument and of the entries."""
+
+    x_type: str = "int8"
+    y_type: str = "int8"
+
+
+class Table(IntegerOp):
+    """y = table[x - min]: table[i] = saturate(round_half_even(f((i + min - zp_x) * s_x) / s_y) + zp_y) in float64."""
+
+    name = "Table"
+    Attributes = TableAttributes
+    parameters = (1,)
+
+    def kernel(self, m: IntMath, a: Any, *x: Array | None) -> Array:  # noqa: D102
+        return m.table(x[0], x[1], int_type(a.x_type))
+
+    def to_onnx(  # noqa: D102
+        self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
+    ) -> Sequence[ir.Value]:
+        operand, entries = x[0], x[1]
+        assert operand is not None and entries is not None
+        source, target = int_type(a.x_type), int_type(a.y_type)
+        return [b.table(b.value(operand), operand.shape, entries.constant(), source, target)]
+
+    def tile(  # noqa: D102
+        self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box
+    ) -> Tile:
+        return Tile((box, None), a)
+
+
+def table_entries(function: Function, x: QParams, y: QParams, clamp: tuple[int, int]) -> np.ndarray:
+    """The entries of the table of `function` between two per-tensor meanings."""
+    integers = np.arange(x.type.min, x.type.max + 1, dtype=np.int64)
+    real = (integers - x.zero_point) * np.float64(x.scale)
+    with np.errstate(all="ignore"):
+        image = np.asarray(function(real), np.float64)
+    # Outside the function's domain (log of a negative) the nearest legal behaviour is the zero point; +-inf saturates.
+    image = np.nan_to_num(image, nan=0.0, posinf=math.inf, neginf=-math.inf)
+    steps = np.rint(image / np.float64(y.scale)) + y.zero_point
+    return np.clip(steps, max(clamp[0], y.type.min), min(clamp[1], y.type.max)).astype(y.type.dtype)
+
+
+def lower_table(node: ir.Node, b: IntegerBuilder, x: ir.Value, function: Function) -> None:
+    """Emit `function` of the float value `x` as the result of `node`."""
+    result = b.result(node)
+    source = b.x(x)
+    q = meta.qparams(source)
+    assert q is not None, "integer values carry their meaning"
+    entries = b.const(table_entries(function, q, result.q, result.clamp), "table")
+    attributes = TableAttributes(q.type.name, result.q.type.name)
+    shape = graph.static_shape(node.outputs[0])
+    b.emit(Table, [source, entries], result.q, shape, attributes, represents=result.value)
+
+
+def is_scalar(array: np.ndarray, other: ir.Value, node: ir.Node) -> bool:
+    """Whether a constant is one number and does not broadcast the other operand to a larger rank."""
+    return array.size == 1 and graph.known_shape(other) == graph.known_shape(node.outputs[0])
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    return np.vectorize(math.erf, otypes=[np.float64])(x)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
+
+
+def _softplus(x: np.ndarray) -> np.ndarray:
+    return np.asarray(np.logaddexp(0.0, x))
+
+
+def _elu(x: np.ndarray, alpha: float) -> np.ndarray:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
+
+
+def _gelu(x: np.ndarray, tanh: bool) -> np.ndarray:
+    if tanh:
+        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(0.5 * x * (1 + _erf(x / math.sqrt(2))))
+
+
+def _hard_sigmoid(x: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+    return np.clip(alpha * x + beta, 0.0, 1.0)
+
+
+def _selu(x: np.ndarray, alpha: float, gamma: float) -> np.ndarray:
+    return np.asarray(gamma * _elu(x, alpha))
+
+
+Attribute = Callable[[str, Any], Any]
+
+# Operator -> function of (x, attribute getter). ONNX formulas and defaults; everything here is one table on the BPU.
+FUNCTIONS: dict[str, Callable[[np.ndarray, Attribute], np.ndarray]] = {
+    "Abs": lambda x, a: np.abs(x),
+    "Acos": lambda x, a: np.arccos(x),
+    "Acosh": lambda x, a: np.arccosh(x),
+    "Asin": lambda x, a: np.arcsin(x),
+    "Asinh": lambda x, a: np.arcsinh(x),
+    "Atan": lambda x, a: np.arctan(x),
+    "Atanh": lambda x, a: np.arctanh(x),
+    "Ceil": lambda x, a: np.ceil(x),
+    "Celu": lambda x, a: np.maximum(x, 0) + np.minimum(0, a("alpha", 1.0) * np.expm1(x / a("alpha", 1.0))),
+    "Cos": lambda x, a: np.cos(x),
+    "Cosh": lambda x, a: np.cosh(x),
+    "Elu": lambda x, a: _elu(x, a("alpha", 1.0)),
+    "Erf": lambda x, a: _erf(x),
+    "Exp": lambda x, a: np.exp(x),
+    "Floor": lambda x, a: np.floor(x),
+    "Gelu": lambda x, a: _gelu(x, a("approximate", "none") == "tanh"),
+    "HardSigmoid": lambda x, a: _hard_sigmoid(x, a("alpha", 0.2), a("beta", 0.5)),
+    "HardSwish": lambda x, a: x * _hard_sigmoid(x, 1 / 6, 0.5),
+    "LeakyRelu": lambda x, a: np.where(x >= 0, x, a("alpha", 0.01) * x),
+    "Log": lambda x, a: np.log(x),
+    "Mish": lambda x, a: x * np.tanh(_softplus(x)),
+    "Neg": lambda x, a: -x,
+    "Reciprocal": lambda x, a: 1.0 / x,
+    "Round": lambda x, a: np.rint(x),
+    "Selu": lambda x, a: _selu(x, a("alpha", 1.6732631921768188), a("gamma", 1.0507010221481323)),
+    "Sigmoid": lambda x, a: _sigmoid(x),
+    "Sign": lambda x, a: np.sign(x),
+    "Sin": lambda x, a: np.sin(x),
+    "Sinh": lambda x, a: np.sinh(x),
+    "Softplus": lambda x, a: _softplus(x),
+    "Softsign": lambda x, a: x / (1 + np.abs(x)),
+    "Sqrt": lambda x, a: np.sqrt(x),
+    "Swish": lambda x, a: x * _sigmoid(a("alpha", 1.0) * x),
+    "Tan": lambda x, a: np.tan(x),
+    "Tanh": lambda x, a: np.tanh(x),
+    "ThresholdedRelu": lambda x, a: np.where(x > a("alpha", 1.0), x, 0.0),
+}
+
+
+class Unary(FloatOp):
+    """Every function of one variable."""
+
+    op_types = tuple(FUNCTIONS)
+    absorbs_clamp = True
+    rule_text = "a table with one entry per input integer, computed once in float64"
+
+    def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
+        function = FUNCTIONS[node.op_type]
+        x = node.inputs[0]
+        assert x is not None
+        lower_table(node, b, x, lambda v: function(v, lambda name, default: graph.attribute(node, name, default)))
+
+    def samples(self) -> Iterator[Sample]:  # noqa: D102
+        inside = {"Acos", "Asin", "Atanh"}
+        positive = {"Acosh", "Log", "Reciprocal", "Sqrt"}
+        jumps = {"Ceil", "Floor", "Round", "Sign", "ThresholdedRelu"}
+        for op_type in self.op_types:
+            low, high = (-0.9, 0.9) if op_type in inside else (1.0, 4.0) if op_type in positive else (-3.0, 3.0)
+            if op_type == "Tan":
+                low, high = -1.2, 1.2
+            if op_type in jumps:
+                continue
+            # 3 steps: half a step of x times the largest slope over these ranges, in steps of y.
+            x = np.linspace(low, high, 120, dtype=np.float32).reshape(2, 3, 4, 5)
+            yield Sample(
+                op_type, op_type, (x,), steps=6.0 if op_type in ("Tan", "Sinh", "Cosh", "Exp", "Atanh") else 3.0
+            )
