@@ -1,0 +1,142 @@
+"""Convolutions and linear layers with fake-quantized weights, alone and fused: `Conv2d`, `ConvAddReLU2d`, ..."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hbtool.nn.intrinsic import BASES, CLASSES, Clip, Fused
+from hbtool.quantization.fake_quantize import FakeQuantizeBase
+from hbtool.quantization.observer import MovingAverageMinMaxObserver
+
+
+class Weighted(nn.Module):
+    """A weighted layer in QAT: y = fq(clip(bn(layer(x, fq(weight))) + other)).
+
+    Attributes:
+        weight_fake_quant: fake quantizer of the weights, None = float weights.
+        activation_post_process: fake quantizer of the output, None = high-precision output.
+        has_add, clip: what is fused.
+        bn: batch normalization that takes part in training (`with_bn` modes), None where it was absorbed.
+        reverse_fold: the weight scale is computed on BN-scaled weights.
+    """
+
+    has_add = False
+    clip: Clip | None = None
+    float_base: type[nn.Module]
+    float_fused: type[Fused] | None = None
+    weight: Tensor
+    bias: Tensor | None
+    weight_fake_quant: FakeQuantizeBase | None
+    activation_post_process: FakeQuantizeBase | None
+    reverse_fold = False
+    preserve_qat_mode = False
+    conv_path: str | None = None
+    qconfig: Any = None
+
+    @classmethod
+    def from_float(cls, module: nn.Module, qconfig: Any) -> Weighted:
+        """The QAT form of a (fused) float module; its parameters are shared, not copied."""
+        conv = module.conv if isinstance(module, Fused) else module
+        made: Weighted = cls.__new__(cls)
+        made.__dict__.update({k: dict(v) if isinstance(v, dict) else v for k, v in conv.__dict__.items()})
+        made.qconfig = qconfig
+        made.conv_path = getattr(module, "conv_path", None)
+        made.preserve_qat_mode = getattr(module, "preserve_qat_mode", getattr(conv, "preserve_qat_mode", False))
+        if isinstance(module, Fused) and hasattr(module, "bn"):
+            made.bn = module.bn
+        channels, axis = made._channels()
+        made.weight_fake_quant = None
+        if qconfig.weight is not None:
+            made.weight_fake_quant = _weight_quantizer(qconfig.weight, channels, axis)
+        made.activation_post_process = qconfig.activation() if qconfig.activation is not None else None
+        made.training = module.training
+        return made
+
+    def _channels(self) -> tuple[int, int | None]:
+        """(number of output channels, their axis in the weight); None where no axis separates them."""
+        shape = self.weight.shape
+        if isinstance(self, nn.ConvTranspose2d):
+            if self.groups == 1:
+                return shape[1], 1
+            return (shape[0], 0) if shape[1] == 1 else (1, None)
+        return shape[0], 0
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """The fused layer; `other` is the second operand of the fused add."""
+        y = self._layer(x)
+        if other is not None:
+            y = y + other if self.activation_post_process is None else y.add_(other)
+        post = self.activation_post_process
+        if post is not None:
+            return post(y, self.clip)  # type: ignore[no-any-return]
+        if self.clip is None:
+            return y
+        return F.relu6(y) if self.clip[1] == 6.0 else F.relu(y)
+
+    def add(self, x: Tensor, other: Tensor) -> Tensor:
+        """What an eager model calls where its FloatFunctional was."""
+        return self(x, other)  # type: ignore[no-any-return]
+
+    def _layer(self, x: Tensor) -> Tensor:
+        bn = self._modules.get("bn")
+        if bn is None:
+            return self._compute(x, self._quantized(self.weight), self.bias)
+        if not self.reverse_fold:
+            return bn(self._compute(x, self._quantized(self.weight), self.bias))  # type: ignore[no-any-return]
+        axis = self._channels()[1] or 0
+        factor = (bn.weight / (bn.running_var + bn.eps).sqrt()).detach()  # type: ignore[operator]
+        shape = [-1 if i == axis else 1 for i in range(self.weight.dim())]
+        factor = factor.view(shape)
+        weight = self._quantized(self.weight * factor) / factor
+        return bn(self._compute(x, weight, self.bias))  # type: ignore[no-any-return]
+
+    def _quantized(self, weight: Tensor) -> Tensor:
+        return weight if self.weight_fake_quant is None else self.weight_fake_quant(weight)
+
+    def _compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if isinstance(self, nn.Linear):
+            return F.linear(x, weight, bias)
+        if isinstance(self, nn.ConvTranspose2d):
+            where = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+            return F.conv_transpose2d(x, weight, bias, *where)
+        return self._conv_forward(x, weight, bias)  # type: ignore[operator, no-any-return]
+
+
+def _weight_quantizer(factory: Any, channels: int, axis: int | None) -> FakeQuantizeBase:
+    made: FakeQuantizeBase = factory()
+    if not made.is_per_channel:
+        return made
+    if axis is None:
+        made = factory(qscheme=torch.per_tensor_symmetric, ch_axis=-1, observer=MovingAverageMinMaxObserver)
+        return made
+    return factory(channel_len=channels, ch_axis=axis)  # type: ignore[no-any-return]
+
+
+def _classes() -> dict[str, type[Weighted]]:
+    made: dict[str, type[Weighted]] = {}
+    for base in BASES.values():
+        body = {"float_base": base, "__module__": __name__, "__doc__": f"{base.__name__} in QAT."}
+        made[base.__name__] = type(base.__name__, (Weighted, base), body)
+    for name, fused in CLASSES.items():
+        body = {"float_base": fused.base, "float_fused": fused, "has_add": fused.has_add, "clip": fused.clip}
+        body.update({"__module__": __name__, "__doc__": f"{name} in QAT."})
+        made[name] = type(name, (Weighted, fused.base), body)
+    return made
+
+
+QAT_CLASSES = _classes()
+globals().update(QAT_CLASSES)
+
+
+def qat_class(module: nn.Module) -> type[Weighted] | None:
+    """The QAT class of a weighted float module, None if it is not one."""
+    if isinstance(module, Fused):
+        return QAT_CLASSES[type(module).__name__]
+    for name, cls in QAT_CLASSES.items():
+        if type(module) is cls.float_base and name == cls.float_base.__name__:
+            return cls
+    return None
