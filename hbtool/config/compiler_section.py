@@ -125,7 +125,7 @@ class CustomOp(Section):
     """The optional `custom_op` group."""
 
     custom_op_method: Annotated[
-        str | None, Key(TEXT, "`register` is the only method.", ignored_on={"all": _NO_CUSTOM_CODE})
+        str | None, Key(TEXT, "register is the only method.", ignored_on={"all": _NO_CUSTOM_CODE})
     ] = None
     op_register_files: Annotated[
         tuple[str, ...],

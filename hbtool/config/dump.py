@@ -33,4 +33,6 @@ def dump(config: Config, *, full: bool = False) -> str:
             written[name] = None if value is None else keys[name].kind.write(value)
         if written:
             groups[section] = written
-    return yaml.safe_dump(groups, sort_keys=True, allow_unicode=True, default_flow_style=False, width=120)
+    # Inside a value the order stays: of two globs in node_info the later one counts.
+    ordered = {section: dict(sorted(keys.items())) for section, keys in sorted(groups.items())}
+    return yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)

@@ -109,7 +109,7 @@ def _part(loaded: LoadedConfig, key: str, index: int) -> object | None:
     group = loaded.calibration_parameters if key.startswith("cal_") else loaded.input_parameters
     values = getattr(group, key)
     if key == "norm_type" and len(values) == 1:
-        return values[0]  # type: ignore[no-any-return]
+        return values[0]
     return values[index] if index < len(values) else None
 
 

@@ -112,8 +112,8 @@ def _collect(root: MapItem, file: str, book: Notebook) -> tuple[dict[str, dict[s
         _note_spelling(entry, section, section, book)
         if section in seen:
             _note_duplicate(section, seen[section], entry, book)
-            for key in found[section]:
-                places.pop(f"{section}.{key}", None)
+            for old in found[section]:
+                places.pop(f"{section}.{old}", None)
             found[section] = {}
             strays = [stray for stray in strays if stray[0] != section]
         seen[section] = entry

@@ -31,8 +31,8 @@ class ModelParameters(Section):
         Key(
             MARCH,
             "The machine to compile for: bernoulli2 (X3), bayes (J5, Ultra), bayes-e (X5), nash-e (S100), nash-m "
-            "(S100P) and the other nash marches, or the path of a YAML file that describes a target. A board's name is read as "
-            "its march. An artifact runs only on the march it was compiled for.",
+            "(S100P) and the other nash marches, or the path of a YAML file that describes a target. A board's name is "
+            "read as its march. An artifact runs only on the march it was compiled for.",
             default_text="mandatory",
         ),
     ]

@@ -136,7 +136,7 @@ def parse_choice(text: str, choices: Sequence[str], aliases: Mapping[str, str] |
         folded.setdefault(_fold(alias), choice)
     if _fold(word) in folded:
         return folded[_fold(word)]
-    guess = did_you_mean(word, choices)
+    guess = did_you_mean(word, choices) if len(word) > 3 else ""  # GPU is as near to CPU as to BPU
     raise BadValueError(f"{word!r} is not one of {', '.join(choices)}", guess or f"Use one of {', '.join(choices)}.")
 
 

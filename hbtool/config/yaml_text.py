@@ -136,6 +136,9 @@ def _explained(error: yaml.MarkedYAMLError, text: str, file: str) -> ConfigError
             where=f"{file}:{opened}",
             hint="Close the quote at the end of the value.",
         )
+    if "end of stream" in problem and error.context and "quoted scalar" in error.context:
+        hint = "Close the quote at the end of the value."
+        return ConfigError("a quote opened on this line is never closed.", where=f"{file}:{line}", hint=hint)
     content = text.split("\n")[line - 1] if line <= text.count("\n") + 1 else ""
     placeholder = find_placeholder(content.split(":", 1)[-1].strip())
     if placeholder:
