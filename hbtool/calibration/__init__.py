@@ -1,0 +1,1 @@
+"""From sample data and a float model to the ranges of its values."""

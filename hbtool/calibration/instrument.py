@@ -1,0 +1,183 @@
+"""Turns a float model into one that answers with statistics of its values instead of its outputs.
+
+The reductions are nodes of the same onnxruntime graph: whole activations never leave onnxruntime, its memory reuse
+stays what it was, and its two threads do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from hbtool.errors import ModelError
+
+Sample = Mapping[str, NDArray[Any]]
+
+THREADS = 2
+
+
+class Instrument:
+    """A copy of a float model to which reductions of its values are added as outputs.
+
+    Args:
+        model: a float model with static shapes; it is not changed.
+        keep_outputs: whether the model's own outputs stay.
+    """
+
+    def __init__(self, model: ir.Model, keep_outputs: bool = False) -> None:
+        self._proto = ir.to_proto(model)
+        self._values = float_values(model)
+        self._names = _Names(self._proto.graph)
+        self._own_outputs = [o.name for o in self._proto.graph.output]
+        self._opset = next(o.version for o in self._proto.opset_import if o.domain in ("", "ai.onnx"))
+        if not keep_outputs:
+            del self._proto.graph.output[:]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The static shape of a float32 value.
+
+        Raises:
+            ModelError: there is no such value, it is not float32, or a dimension is free.
+        """
+        value = self._values.get(name)
+        if value is None:
+            raise ModelError(f"no value of the float model is called {name!r}", where=name)
+        if value.dtype not in (None, ir.DataType.FLOAT):
+            raise ModelError(f"holds {value.dtype}, only float32 values are calibrated", where=name)
+        if value.shape is None or not all(isinstance(d, int) for d in value.shape.dims):
+            raise ModelError(f"its shape is not fully known ({value.shape})", where=name, hint="Set input_shape.")
+        return tuple(int(d) for d in value.shape.dims)  # type: ignore[arg-type]
+
+    def own_float_outputs(self) -> list[str]:
+        """Names of the model's outputs that hold float32."""
+        values = [self._values.get(name) for name in self._own_outputs]
+        return [str(v.name) for v in values if v is not None and v.dtype in (None, ir.DataType.FLOAT)]
+
+    def reduce(self, op_type: str, value: str, axes: Sequence[int] | None) -> str:
+        """Add a Reduce… node over `axes` (dropped from the shape; None for all); returns the result's name."""
+        output = self._names.fresh(f"{value}/{op_type}")
+        if axes is None:
+            self.node(op_type, [value], output, keepdims=0)
+        elif not axes:
+            self.node("Identity", [value], output)
+        elif op_type in ("ReduceSum",) or self._opset >= 18:
+            self.node(op_type, [value, self.constant(np.asarray(axes, np.int64))], output, keepdims=0)
+        else:
+            self.node(op_type, [value], output, axes=list(axes), keepdims=0)
+        return output
+
+    def joined(self, values: Sequence[str]) -> str:
+        """Add the concatenation of float values, each flattened, `[n]`; returns its name."""
+        if not values:
+            empty = self._names.fresh("empty")
+            self._proto.graph.initializer.append(onnx.numpy_helper.from_array(np.empty(0, np.float32), empty))
+            return self.node("Identity", [empty], self._names.fresh("joined"))
+        flat = [self._flat(value) for value in values]
+        return self.node("Concat", flat, self._names.fresh("joined"), axis=0)
+
+    def every(self, value: str, step: int, phase: str) -> str:
+        """Add a value `[n]` with every `step`-th element of the flattened value, from `phase` modulo `step` on."""
+        flat = self._flat(value)
+        if step == 1:
+            return flat
+        step_name = self.constant(np.array([step]))
+        start = self.node("Mod", [phase, step_name], self._names.fresh(f"{value}/start"))
+        end, axis = self.constant(np.array([np.iinfo(np.int64).max])), self.constant(np.array([0]))
+        return self.node("Slice", [flat, start, end, axis, step_name], self._names.fresh(f"{value}/picked"))
+
+    def _flat(self, value: str) -> str:
+        return self.node("Reshape", [value, self.constant(np.array([-1]))], self._names.fresh(f"{value}/flat"))
+
+    def integer_input(self, hint: str) -> str:
+        """Add an int64 input of shape `[1]`; returns its name."""
+        name = self._names.fresh(hint)
+        self._proto.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1]))
+        return name
+
+    def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Add a node with one output; returns the output's name."""
+        self._proto.graph.node.append(onnx.helper.make_node(op_type, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, array: NDArray[np.int64]) -> str:
+        """Add an int64 constant; returns its name."""
+        name = self._names.fresh("constant")
+        self._proto.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.int64), name))
+        return name
+
+    def output(self, name: str) -> str:
+        """Make a float value an output of the model; returns its name."""
+        self._proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        return name
+
+    def session(self, threads: int = THREADS) -> onnxruntime.InferenceSession:
+        """The instrumented model, ready to run."""
+        return float_session(self._proto, threads)
+
+
+class _Names:
+    """Value names that the graph does not use yet."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._taken = {o for n in graph.node for o in n.output} | {n.name for n in graph.node}
+        self._taken |= {v.name for v in (*graph.input, *graph.output)} | {t.name for t in graph.initializer}
+
+    def fresh(self, hint: str) -> str:
+        name, count = f"hbtool/{hint}", 0
+        while name in self._taken:
+            count += 1
+            name = f"hbtool/{hint}/{count}"
+        self._taken.add(name)
+        return name
+
+
+def float_values(model: ir.Model) -> dict[str, ir.Value]:
+    """The values of the main graph that are computed or fed at run time, by name."""
+    fed = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
+    made = [v for node in model.graph for v in node.outputs]
+    return {v.name: v for v in (*fed, *made) if v.name}
+
+
+def float_session(proto: onnx.ModelProto, threads: int = THREADS) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU that says nothing below an error.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise ModelError(f"onnxruntime cannot load the float model: {error}") from error
+
+
+def run(
+    session: onnxruntime.InferenceSession, outputs: Sequence[str] | None, feeds: dict[str, Any], where: str
+) -> list[NDArray[Any]]:
+    """The named outputs (None: all) of one run.
+
+    Raises:
+        ModelError: the model fails on this sample (`where`).
+    """
+    try:
+        return list(session.run(outputs, feeds))
+    except Exception as error:  # as above
+        raise ModelError(f"the float model cannot run on this sample: {error}", where=where) from error
+
+
+def trailing_axes(rank: int, channel_axis: int) -> tuple[int, ...]:
+    """The axes behind the channel axis."""
+    return tuple(range(channel_axis + 1, rank))
+
+
+def float_feeds(sample: Sample, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """The inputs that the model takes, out of a sample that may hold more."""
+    return {name: sample[name] for name in names if name in sample}

@@ -1,0 +1,223 @@
+"""Streams samples through a float model and keeps what calibration needs to know of its values.
+
+Minimum and maximum are exact. Histograms count every element of small tensors and an even selection of large ones:
+over the whole pass about `Wanted.elements` of each value, picked with a step that shares no factor with the tensor's
+size and a start that moves from sample to sample, so that every position is visited. Memory does not depend on the
+number of samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from hbtool.calibration.histogram import Histogram, Resolution
+from hbtool.calibration.instrument import Instrument, Sample, float_feeds, run, trailing_axes
+from hbtool.errors import DataError, ModelError
+
+ELEMENTS = 1 << 22
+"""Elements of one value that a pass counts: the 0.99995 percentile then rests on 200 elements beyond it."""
+SMALLEST_SELECTION = 1 << 12
+"""Elements of one value that every sample contributes at least (where it has as many)."""
+_CHANNEL_RESOLUTION = Resolution(mantissa_bits=4)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to collect beyond minimum and maximum per tensor and per channel.
+
+    Attributes:
+        histogram: count elements per tensor (percentile, kl, mse).
+        channel_histogram: count elements per channel as well.
+        channel_axis: the axis of the channels.
+        elements: elements of one value to count over the whole pass, about.
+    """
+
+    histogram: bool = False
+    channel_histogram: bool = False
+    channel_axis: int = 1
+    elements: int = ELEMENTS
+
+
+@dataclass
+class Statistics:
+    """What is known of one value.
+
+    Attributes:
+        low: smallest element seen.
+        high: largest element seen.
+        channel_low: smallest element per channel `[C]`, None where the value has no channel axis.
+        channel_high: largest element per channel `[C]`.
+        histogram: counts per tensor, None where not asked for.
+        channel_histogram: counts per channel.
+    """
+
+    low: float
+    high: float
+    channel_low: NDArray[np.float64] | None = None
+    channel_high: NDArray[np.float64] | None = None
+    histogram: Histogram | None = None
+    channel_histogram: Histogram | None = None
+
+
+@dataclass
+class _Probe:
+    """One observed value: what of it stands where among the session's outputs, and its histograms.
+
+    Attributes:
+        name: the value.
+        shape: its shape.
+        axis: its channel axis, None where it has none.
+        extremes: its part of the concatenated minima and maxima.
+        step: distance of the elements that are counted.
+        picked: the output with those elements, None where nothing is counted.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axis: int | None
+    extremes: slice
+    step: int = 1
+    picked: str | None = None
+    histogram: Histogram | None = None
+    channel_histogram: Histogram | None = None
+
+    def count(self, elements: NDArray[np.float32], phase: int) -> None:
+        """Put one sample's selection into the histograms."""
+        if self.histogram is not None:
+            self.histogram.add(elements)
+        if self.channel_histogram is not None and self.axis is not None:
+            behind = math.prod(self.shape[self.axis + 1 :])
+            channel = (phase % self.step + self.step * np.arange(elements.size)) // behind % self.shape[self.axis]
+            self.channel_histogram.add(elements, channel)
+
+    def statistics(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> Statistics:
+        """What was found, given all minima and maxima over all samples."""
+        low, high = low[self.extremes].astype(np.float64), high[self.extremes].astype(np.float64)
+        found = Statistics(float(low.min()), float(high.max()))
+        found.histogram, found.channel_histogram = self.histogram, self.channel_histogram
+        if self.axis is not None:
+            found.channel_low = low.reshape(-1, self.shape[self.axis]).min(axis=0)
+            found.channel_high = high.reshape(-1, self.shape[self.axis]).max(axis=0)
+        return found
+
+
+def observe(
+    model: ir.Model,
+    value_names: Iterable[str],
+    samples: Collection[Sample],
+    wanted: Wanted | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Statistics]:
+    """Run every sample once and collect the statistics of the named values.
+
+    Args:
+        model: a float model with static shapes.
+        value_names: float32 values of its main graph, inputs included; a repeated name counts once.
+        samples: sized and iterable; each sample maps the model's input names to arrays.
+        wanted: what to collect.
+        progress: called after each sample with the number of samples done.
+
+    Returns:
+        name -> statistics, in the order of the names.
+
+    Raises:
+        DataError: no samples, or a value becomes NaN or infinite on one.
+        ModelError: a name is unknown, or the model cannot run.
+    """
+    if not len(samples):
+        raise DataError("there are no calibration samples")
+    bench = _Bench(model, list(dict.fromkeys(value_names)), wanted or Wanted(), len(samples))
+    for number, sample in enumerate(samples):
+        bench.take(sample, number)
+        if progress is not None:
+            progress(number + 1)
+    return {probe.name: probe.statistics(bench.low, bench.high) for probe in bench.probes}
+
+
+class _Bench:
+    """The instrumented model and what it has seen so far."""
+
+    def __init__(self, model: ir.Model, names: list[str], wanted: Wanted, samples: int) -> None:
+        instrument = Instrument(model)
+        self._phase = instrument.integer_input("phase") if wanted.histogram or wanted.channel_histogram else None
+        guards = [instrument.reduce("ReduceMean", n, None) for n in instrument.own_float_outputs()]
+        self.probes: list[_Probe] = []
+        extremes: dict[str, list[str]] = {"ReduceMin": [], "ReduceMax": []}
+        for name in names:
+            probe = _probe(instrument, name, wanted, self.probes[-1].extremes.stop if self.probes else 0)
+            axes = trailing_axes(len(probe.shape), probe.axis) if probe.axis is not None else None
+            for op_type, reduced in extremes.items():
+                reduced.append(instrument.reduce(op_type, name, axes))
+            if self._phase is not None:
+                selection = max(SMALLEST_SELECTION, -(-wanted.elements // samples))
+                probe.step = _step(math.prod(probe.shape), selection)
+                probe.picked = instrument.output(instrument.every(name, probe.step, self._phase))
+            self.probes.append(probe)
+        outputs = [instrument.output(instrument.joined(part)) for part in (*extremes.values(), guards)]
+        outputs += [probe.picked for probe in self.probes if probe.picked is not None]
+        self._session = instrument.session()
+        self._outputs = list(dict.fromkeys(outputs))
+        self._inputs = [i.name for i in self._session.get_inputs()]
+        self.low = np.full(self.probes[-1].extremes.stop if self.probes else 0, np.inf, np.float32)
+        self.high = -self.low
+
+    def take(self, sample: Sample, number: int) -> None:
+        """Run one sample and take in what it shows."""
+        feeds: dict[str, Any] = float_feeds(sample, self._inputs)
+        if self._phase is not None:
+            feeds[self._phase] = np.array([_phase(number)], np.int64)
+        low, high, guard, *picked = run(self._session, self._outputs, feeds, f"calibration sample {number}")
+        np.minimum(self.low, low, out=self.low)
+        np.maximum(self.high, high, out=self.high)
+        self._check_finite(guard, number)
+        for probe, elements in zip(self.probes, picked, strict=False):
+            probe.count(elements, _phase(number))
+
+    def _check_finite(self, guard: NDArray[np.float32], number: int) -> None:
+        """Refuse infinities in the values, and NaN by the means of the outputs: it passes a minimum unseen."""
+        finite = np.isfinite(self.low) & np.isfinite(self.high)
+        if finite.all() and np.isfinite(guard).all():
+            return
+        culprit = next((p.name for p in self.probes if not finite[p.extremes].all()), None)
+        raise DataError(
+            f"the value {culprit!r} of the float model becomes infinite"
+            if culprit is not None
+            else "an output of the float model becomes NaN or infinite",
+            where=f"calibration sample {number}",
+            hint="Check this sample's data, the normalization (mean_value, scale_value) and the weights for NaN.",
+        )
+
+
+def _probe(instrument: Instrument, name: str, wanted: Wanted, start: int) -> _Probe:
+    """The probe of one value, whose extremes stand from `start` on."""
+    shape = instrument.shape(name)
+    if math.prod(shape) == 0:
+        raise ModelError("holds no elements, so it has no range", where=name)
+    axis = wanted.channel_axis if len(shape) > wanted.channel_axis else None
+    kept = math.prod(shape[: axis + 1]) if axis is not None else 1
+    probe = _Probe(name, shape, axis, slice(start, start + kept))
+    if wanted.histogram:
+        probe.histogram = Histogram()
+    if wanted.channel_histogram and axis is not None:
+        probe.channel_histogram = Histogram(_CHANNEL_RESOLUTION, groups=shape[axis])
+    return probe
+
+
+def _step(size: int, selection: int) -> int:
+    """Step that picks about `selection` of `size` elements, without a factor in common with `size`."""
+    step = max(1, round(size / selection))
+    while math.gcd(step, size) != 1:
+        step += 1
+    return step
+
+
+def _phase(number: int) -> int:
+    """Where the selection of a sample starts: multiples of the golden ratio visit every residue evenly."""
+    return number * 40503 % 65536
