@@ -82,7 +82,8 @@ def _section(fields: dict[str, Callable[[Entry, ReadContext], Any]]) -> Callable
         for name, inner in found.last().items():
             if name not in fields:
                 guess = did_you_mean(name, fields) or f"Known are {', '.join(fields)}."
-                context.note(f"{entry.key}: unknown key {name!r}.", "unknown", hint=guess, place=inner.place)
+                inside = "" if entry.key == context.key else f"{entry.key}: "
+                context.note(f"{inside}unknown key {name!r}.", "unknown", hint=guess, place=inner.place)
             elif not is_null(inner.value):
                 result[name] = fields[name](inner, context)
         return result
@@ -157,13 +158,14 @@ _FIELDS: dict[str, Callable[[Entry, ReadContext], Any]] = {
 }
 
 
-def read_quant_config(item: Item, context: ReadContext) -> QuantConfig:
-    """The typed quant_config from a dict, a dict in quotes, or the path of a JSON file."""
+def read_quant_config(item: Item, context: ReadContext) -> QuantConfig | None:
+    """The typed quant_config from a dict, a dict in quotes, or the path of a JSON file; None if it asks for nothing."""
     found = mapping(item, context)
     if found is None:
         found = read_json_file(scalar(item, context), context)
     fields = _section(_FIELDS)(Entry("quant_config", item.place, found), context)
-    return QuantConfig.model_validate(fields)
+    config = QuantConfig.model_validate(fields)
+    return None if config == QuantConfig() else config
 
 
 def _rule_dict(rule: TypeRule) -> dict[str, str]:

@@ -84,7 +84,7 @@ class LoadedConfig:
     def place(self, section: str, key: str = "") -> Place:
         """Where a key stands; its section's place, or the file, where it is absent."""
         path = f"{section}.{key}" if key else section
-        return self.places.get(path) or self.places.get(section) or Place(self.file)
+        return self.places.get(path) or self.places.get(section) or Place(self.file, 1 if self.places else 0)
 
     def resolve_inputs(self, model_inputs: Sequence[ModelInput]) -> tuple[InputConfig, ...]:
         """One InputConfig per model input; see `hbtool.config.inputs.resolve_inputs`."""

@@ -253,3 +253,14 @@ def test_importing_the_configuration_is_cheap() -> None:
     code = "import sys, hbtool.config; print(sorted({'onnx', 'torch', 'numpy', 'onnx_ir'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_quant_config_that_asks_for_nothing_is_none(load: Load) -> None:
+    for text in ("{}", "{model_config: {}}", "{model_config: {activation: {calibration_type: }}}"):
+        assert load(calibration__quant_config=text).calibration_parameters.quant_config is None
+
+
+def test_errors_about_an_absent_section_still_name_a_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config("model_parameters: {onnx_model: a.onnx, march: bayes-e}\n", file="c.yaml")
+    assert caught.value.where == "c.yaml:1"
