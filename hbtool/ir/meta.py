@@ -11,6 +11,7 @@ The facts live in ONNX `metadata_props`, so that they survive saving:
 | `hbtool.float_node` | node of the INTEGER graph | name of the float node it was lowered from |
 | `hbtool.fused_into` | node | name of the node whose integer operator also does this node's work |
 | `hbtool.torch_module` | node | path of the torch module the node came from |
+| `hbtool.integer_input` | graph input | `1`: it arrives as int8, an image minus 128 |
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _FLOAT_VALUE = "hbtool.float_value"
 _FLOAT_NODE = "hbtool.float_node"
 _FUSED_INTO = "hbtool.fused_into"
 _TORCH_MODULE = "hbtool.torch_module"
+_INTEGER_INPUT = "hbtool.integer_input"
 
 
 def qparams(value: ir.Value) -> QParams | None:
@@ -119,3 +121,13 @@ def torch_module(node: ir.Node) -> str | None:
 def set_torch_module(node: ir.Node, path: str) -> None:
     """Record the torch module a node came from."""
     node.metadata_props[_TORCH_MODULE] = path
+
+
+def integer_input(value: ir.Value) -> bool:
+    """Whether the graph input arrives as int8 (an image minus 128), not as float."""
+    return value.metadata_props.get(_INTEGER_INPUT) == "1"
+
+
+def set_integer_input(value: ir.Value) -> None:
+    """Record that the graph input arrives as int8."""
+    value.metadata_props[_INTEGER_INPUT] = "1"

@@ -150,7 +150,7 @@ class _Sum(FloatOp):
         # Each operand is off by half a step of its own scale; together up to 1.5 steps of the sum's.
         yield Sample("same shape", op, (normal(1, 4, 5, 6), 3 * normal(1, 4, 5, 6)), steps=2.0)
         yield Sample("broadcast channels", op, (normal(2, 4, 5, 6), normal(1, 4, 1, 1)), steps=2.0)
-        yield Sample("scalar constant", op, (normal(1, 4, 5, 6),), {1: np.float32(0.75)}, steps=1.0)
+        yield Sample("scalar constant", op, (normal(1, 4, 5, 6),), {1: np.float32(0.75)}, steps=1.5)
         yield Sample("tensor constant", op, (normal(1, 4, 5, 6),), {1: normal(1, 4, 5, 6)}, steps=2.0)
         yield Sample("constant first", op, (normal(1, 4, 5, 6),), {0: normal(4, 1, 6)}, steps=2.0)
 

@@ -135,6 +135,8 @@ class ConvFloat(FloatOp):
     op_types = ("Conv",)
     absorbs_clamp = True
     high_precision = True
+    channel_scales_in = True
+    channel_scales_out = True
     rule_text = "int8 weights per output channel, int32 bias and accumulator, one float32 multiply per channel"
 
     @constraint()

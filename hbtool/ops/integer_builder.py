@@ -148,7 +148,7 @@ class IntegerBuilder:
         label = name or (stem if self._emitted == 0 else f"{stem}_{op.name.lower()}_{self._emitted}")
         self._emitted += 1
         stands_for = represents.name if represents is not None else None
-        out = self._value((stands_for and f"{stands_for}_quantized") or f"{label}_output", q, shape)
+        out = self.make_value((stands_for and f"{stands_for}_quantized") or f"{label}_output", q, shape)
         attributes = op.Attributes() if attributes is None else attributes
         integer = ir.Node(
             graph.INTEGER_DOMAIN,
@@ -162,14 +162,14 @@ class IntegerBuilder:
         meta.set_placement(integer, meta.placement(node))
         if (path := meta.torch_module(node)) is not None:
             meta.set_torch_module(integer, path)
-        self.graph.append(integer)
+        self.insert(integer)
         if represents is not None:
             self.bind(represents, out)
         return out
 
     def const(self, array: np.ndarray, role: str, q: QParams | None = None) -> ir.Value:
         """A constant of the current node; `role` names it (`weight`, `bias`, `multiplier`, `table`)."""
-        data = np.ascontiguousarray(array)
+        data = np.asarray(array, order="C")
         name = f"{graph.node_name(self._current())}/{role}"
         while name in self.graph.initializers:
             name += "_"
@@ -228,7 +228,12 @@ class IntegerBuilder:
         q = meta.qparams(value) or qtype.symmetric(float(np.abs(array).max(initial=0.0)), type_)
         return self.const(qtype.quantize(array, q), f"constant_{value.name}", q)
 
-    def _value(self, name: str, q: QParams, shape: Sequence[int]) -> ir.Value:
+    def insert(self, node: ir.Node) -> None:
+        """Put an integer node into the graph, before the float node that is being lowered."""
+        self.graph.insert_before(self._current(), node)
+
+    def make_value(self, name: str, q: QParams, shape: Sequence[int]) -> ir.Value:
+        """A new integer value of meaning `q`."""
         value = ir.Value(name=name)
         value.shape, value.dtype = ir.Shape(tuple(shape)), _DATA_TYPE[q.type]
         meta.set_qparams(value, q)

@@ -75,10 +75,11 @@ class OnnxBuilder:
         self.graph = graph
         self._prefix = ""
         self._count = 0
+        self._before: ir.Node | None = None
 
-    def start(self, prefix: str) -> None:
-        """Name what follows after the integer node `prefix`."""
-        self._prefix, self._count = prefix, 0
+    def start(self, prefix: str, before: ir.Node | None) -> None:
+        """Name what follows after the integer node `prefix`; put it before a node, or at the end of the graph."""
+        self._prefix, self._count, self._before = prefix, 0, before
 
     def op(
         self,
@@ -112,12 +113,15 @@ class OnnxBuilder:
             outputs=values,
             name=stem,
         )
-        self.graph.append(node)
+        if self._before is None:
+            self.graph.append(node)
+        else:
+            self.graph.insert_before(self._before, node)
         return values
 
     def const(self, array: ArrayLike, dtype: Any = None) -> ir.Value:
         """A constant (initializer)."""
-        data = np.ascontiguousarray(np.asarray(array, dtype))
+        data = np.asarray(array, dtype, order="C")
         name = self._fresh("const")
         value = ir.Value(name=name, const_value=ir.tensor(data, name=name))
         value.shape, value.dtype = ir.Shape(data.shape), ir.DataType.from_numpy(data.dtype)

@@ -306,6 +306,10 @@ class FloatOp:
         manual: BPU-capable, but on the CPU unless the user asks (accuracy).
         absorbs_clamp: a following clamp (Relu, Clip) costs nothing inside it.
         high_precision: may leave its int32 accumulator as a model output.
+        free_at_tail: a passive operator that costs nothing at the end of the model (a layout change).
+        int16_tail: at the tail it reads and writes int16 where the family has int16 tables.
+        channel_scales_in: input 0 may have one scale per channel.
+        channel_scales_out: the output may have one scale per channel.
         unifies_inputs: all inputs must arrive with the output's scale (Concat).
         rule_text: one line for the operator page: how it computes on integers.
     """
@@ -317,13 +321,17 @@ class FloatOp:
     manual: ClassVar[bool] = False
     absorbs_clamp: ClassVar[bool] = False
     high_precision: ClassVar[bool] = False
+    free_at_tail: ClassVar[bool] = False
+    int16_tail: ClassVar[bool] = False
+    channel_scales_in: ClassVar[bool] = False
+    channel_scales_out: ClassVar[bool] = False
     unifies_inputs: ClassVar[bool] = False
     rule_text: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for op_type in cls.__dict__.get("op_types", ()):
-            _FLOAT_OPS[cls.domain, op_type] = cls()
+        if "op_types" in cls.__dict__:
+            _FLOAT_OPS.update(dict.fromkeys(((cls.domain, op_type) for op_type in cls.op_types), cls()))
 
     def constraints(self) -> tuple[Constraint, ...]:
         """The BPU conditions, in the order of their definition (inherited ones first)."""

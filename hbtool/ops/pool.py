@@ -30,6 +30,13 @@ class PoolAttributes:
 
 
 @dataclass(frozen=True)
+class MaxAttributes(PoolAttributes):
+    """A window, and the integer that padding holds: the smallest of the type."""
+
+    pad_value: int = INT8.min
+
+
+@dataclass(frozen=True)
 class AverageAttributes(PoolAttributes):
     """A window, zero points, type of the result, absorbed clamp."""
 
@@ -59,12 +66,11 @@ class MaxPool(IntegerOp):
     """Maximum over the window; padding never wins; the scale does not change."""
 
     name = "MaxPool"
-    Attributes = PoolAttributes
+    Attributes = MaxAttributes
 
     def kernel(self, m: IntMath, a: Any, *x: Array | None) -> Array:  # noqa: D102
-        # Smaller than every value of the types in use and representable in all of them.
         return m.window_max(
-            x[0], kernel=a.kernel_shape, strides=a.strides, pads=a.pads, dilations=a.dilations, pad_value=INT8.min
+            x[0], kernel=a.kernel_shape, strides=a.strides, pads=a.pads, dilations=a.dilations, pad_value=a.pad_value
         )
 
     def to_onnx(  # noqa: D102
@@ -196,7 +202,7 @@ class MaxPoolFloat(_PoolFloat):
         x = node.inputs[0]
         result = b.result(node)
         w = window_of(node)
-        attributes = PoolAttributes(w.kernel, w.strides, w.pads, w.dilations)
+        attributes = MaxAttributes(w.kernel, w.strides, w.pads, w.dilations, result.q.type.min)
         source = requantized(b, b.x(x), result.q)
         b.emit(MaxPool, [source], result.q, graph.static_shape(node.outputs[0]), attributes, represents=result.value)
 

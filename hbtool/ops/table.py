@@ -160,6 +160,7 @@ class Unary(FloatOp):
 
     op_types = tuple(FUNCTIONS)
     absorbs_clamp = True
+    int16_tail = True
     rule_text = "a table with one entry per input integer, computed once in float64"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
@@ -169,17 +170,23 @@ class Unary(FloatOp):
         lower_table(node, b, x, lambda v: function(v, lambda name, default: graph.attribute(node, name, default)))
 
     def samples(self) -> Iterator[Sample]:  # noqa: D102
-        inside = {"Acos", "Asin", "Atanh"}
-        positive = {"Acosh", "Log", "Reciprocal", "Sqrt"}
-        jumps = {"Ceil", "Floor", "Round", "Sign", "ThresholdedRelu"}
-        for op_type in self.op_types:
-            low, high = (-0.9, 0.9) if op_type in inside else (1.0, 4.0) if op_type in positive else (-3.0, 3.0)
-            if op_type == "Tan":
-                low, high = -1.2, 1.2
-            if op_type in jumps:
-                continue
-            # 3 steps: half a step of x times the largest slope over these ranges, in steps of y.
+        for op_type in sorted(set(self.op_types) - _JUMPS):
+            low, high = _SAMPLE_RANGES.get(op_type, (-3.0, 3.0))
             x = np.linspace(low, high, 120, dtype=np.float32).reshape(2, 3, 4, 5)
-            yield Sample(
-                op_type, op_type, (x,), steps=6.0 if op_type in ("Tan", "Sinh", "Cosh", "Exp", "Atanh") else 3.0
-            )
+            # Half a step of x times the largest slope over these ranges, in steps of y, and half a step of y.
+            yield Sample(op_type, op_type, (x,), steps=6.0 if op_type in _STEEP else 3.0)
+
+
+# A function that jumps has no error bound in steps of its output at the jump.
+_JUMPS = {"Ceil", "Floor", "Round", "Sign", "ThresholdedRelu"}
+_STEEP = {"Tan", "Sinh", "Cosh", "Exp", "Atanh"}
+_SAMPLE_RANGES = {
+    "Acos": (-0.9, 0.9),
+    "Acosh": (1.5, 4.0),
+    "Asin": (-0.9, 0.9),
+    "Atanh": (-0.9, 0.9),
+    "Log": (1.0, 4.0),
+    "Reciprocal": (1.0, 4.0),
+    "Sqrt": (1.0, 4.0),
+    "Tan": (-1.2, 1.2),
+}

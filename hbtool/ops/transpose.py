@@ -57,6 +57,7 @@ class TransposeFloat(FloatOp):
     op_types = ("Transpose",)
     families = ("bayes", "bayes-e", "nash")
     passive = True
+    free_at_tail = True
     rule_text = "addresses only"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102

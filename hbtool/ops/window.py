@@ -63,6 +63,6 @@ def window_of(node: ir.Node, kernel: Sequence[int] | None = None) -> Window:
             pads[i], pads[rank + i] = (small, large) if auto == "SAME_UPPER" else (large, small)
         elif auto == "VALID":
             pads[i] = pads[rank + i] = 0
-        # With ceil_mode the last window may reach past the given padding; without it some input may be left over.
-        pads[rank + i] = max(needed - pads[i], -size[i])
+        # With ceil_mode the last window may reach past the given padding; else padding that no window reaches goes.
+        pads[rank + i] = max(needed - pads[i], 0)
     return Window(taps, tuple(strides), tuple(pads), tuple(dilations))

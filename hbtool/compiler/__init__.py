@@ -1,0 +1,1 @@
+"""From the INTEGER graph to a Program: segments, tiles, schedule, addresses, instructions."""
