@@ -72,6 +72,27 @@ class Instrument:
             self.node(op_type, [value], output, axes=list(axes), keepdims=0)
         return output
 
+    def maximum(self, value: str, axes: Sequence[int] | None) -> str:
+        """Add the maximum over `axes`; returns the result's name.
+
+        Over all axes behind the second it is a GlobalMaxPool, the one reduction that onnxruntime also has for its
+        blocked convolution layout: the value is then not copied back for it.
+        """
+        rank = len(self.shape(value))
+        if axes is not None and rank > 2 and tuple(axes) == tuple(range(2, rank)):
+            return self.node("GlobalMaxPool", [value], self._names.fresh(f"{value}/max"))
+        return self.reduce("ReduceMax", value, axes)
+
+    def copied(self, value: str) -> str:
+        """Add a copy under a name of its own (a graph input may not be an output as well)."""
+        return self.node("Identity", [value], self._names.fresh(f"{value}/copy"))
+
+    def zeros(self, count: int) -> str:
+        """Add a constant of zeros `[count]`; returns its name."""
+        name = self._names.fresh("zeros")
+        self._proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(count, np.float32), name))
+        return name
+
     def joined(self, values: Sequence[str]) -> str:
         """Add the concatenation of float values, each flattened, `[n]`; returns its name."""
         if not values:
@@ -171,11 +192,6 @@ def run(
         return list(session.run(outputs, feeds))
     except Exception as error:  # as above
         raise ModelError(f"the float model cannot run on this sample: {error}", where=where) from error
-
-
-def trailing_axes(rank: int, channel_axis: int) -> tuple[int, ...]:
-    """The axes behind the channel axis."""
-    return tuple(range(channel_axis + 1, rank))
 
 
 def float_feeds(sample: Sample, names: Iterable[str]) -> dict[str, NDArray[Any]]:

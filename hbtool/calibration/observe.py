@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hbtool.calibration.histogram import Histogram, Resolution
-from hbtool.calibration.instrument import Instrument, Sample, float_feeds, run, trailing_axes
+from hbtool.calibration.instrument import Instrument, Sample, float_feeds, run
 from hbtool.errors import DataError, ModelError
 
 ELEMENTS = 1 << 22
@@ -37,12 +37,15 @@ class Wanted:
         channel_histogram: count elements per channel as well.
         channel_axis: the axis of the channels.
         elements: elements of one value to count over the whole pass, about.
+        nonnegative: values that cannot be negative (a Relu's output): their minimum is taken as 0 without looking.
+            Every integer range holds 0 anyway, and minima cost more than all else in a pass.
     """
 
     histogram: bool = False
     channel_histogram: bool = False
     channel_axis: int = 1
     elements: int = ELEMENTS
+    nonnegative: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -87,6 +90,11 @@ class _Probe:
     picked: str | None = None
     histogram: Histogram | None = None
     channel_histogram: Histogram | None = None
+
+    @property
+    def kept(self) -> int:
+        """Number of minima, and of maxima: one per index up to the channel axis."""
+        return self.extremes.stop - self.extremes.start
 
     def count(self, elements: NDArray[np.float32], phase: int) -> None:
         """Put one sample's selection into the histograms."""
@@ -149,18 +157,20 @@ class _Bench:
         self._phase = instrument.integer_input("phase") if wanted.histogram or wanted.channel_histogram else None
         guards = [instrument.reduce("ReduceMean", n, None) for n in instrument.own_float_outputs()]
         self.probes: list[_Probe] = []
-        extremes: dict[str, list[str]] = {"ReduceMin": [], "ReduceMax": []}
+        minima: list[str] = []
+        maxima: list[str] = []
         for name in names:
             probe = _probe(instrument, name, wanted, self.probes[-1].extremes.stop if self.probes else 0)
-            axes = trailing_axes(len(probe.shape), probe.axis) if probe.axis is not None else None
-            for op_type, reduced in extremes.items():
-                reduced.append(instrument.reduce(op_type, name, axes))
+            axes = tuple(range(probe.axis + 1, len(probe.shape))) if probe.axis is not None else None
+            zero_low = name in wanted.nonnegative
+            minima.append(instrument.zeros(probe.kept) if zero_low else instrument.reduce("ReduceMin", name, axes))
+            maxima.append(instrument.maximum(name, axes))
             if self._phase is not None:
                 selection = max(SMALLEST_SELECTION, -(-wanted.elements // samples))
                 probe.step = _step(math.prod(probe.shape), selection)
                 probe.picked = instrument.output(instrument.every(name, probe.step, self._phase))
             self.probes.append(probe)
-        outputs = [instrument.output(instrument.joined(part)) for part in (*extremes.values(), guards)]
+        outputs = [instrument.output(instrument.joined(part)) for part in (minima, maxima, guards)]
         outputs += [probe.picked for probe in self.probes if probe.picked is not None]
         self._session = instrument.session()
         self._outputs = list(dict.fromkeys(outputs))
