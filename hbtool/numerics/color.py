@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hbtool.errors import DataError
 
+Pixels = NDArray[np.number]
 FloatArray = NDArray[np.floating]
 
 OFFSET = 128
@@ -42,7 +43,7 @@ LEGAL_PAIRS = {
 """Training type -> the runtime types it can be fed from."""
 
 
-def rgb_to_yuv444(rgb: FloatArray, space_and_range: str = "regular") -> NDArray[np.float32]:
+def rgb_to_yuv444(rgb: Pixels, space_and_range: str = "regular") -> NDArray[np.float32]:
     """RGB to YUV 4:4:4, neither rounded nor clipped (BT.601).
 
     Args:
@@ -53,18 +54,18 @@ def rgb_to_yuv444(rgb: FloatArray, space_and_range: str = "regular") -> NDArray[
     return _apply(matrix, rgb, offset)
 
 
-def yuv444_to_rgb(yuv: FloatArray, space_and_range: str = "regular") -> NDArray[np.float32]:
+def yuv444_to_rgb(yuv: Pixels, space_and_range: str = "regular") -> NDArray[np.float32]:
     """YUV 4:4:4 to RGB, not clipped: chroma that was averaged can leave 0..255. Inverse of `rgb_to_yuv444`."""
     matrix, offset = _decoding(space_and_range)
     return _apply(matrix, yuv, -matrix @ offset)
 
 
-def swap_red_blue(image: FloatArray) -> FloatArray:
+def swap_red_blue(image: Pixels) -> Pixels:
     """RGB to BGR and back."""
     return image[..., ::-1, :, :]
 
 
-def subsample_chroma(yuv: FloatArray) -> tuple[FloatArray, FloatArray]:
+def subsample_chroma(yuv: Pixels) -> tuple[Pixels, Pixels]:
     """4:4:4 to 4:2:0: chroma is the mean of each 2x2 block.
 
     Returns:
@@ -79,23 +80,23 @@ def subsample_chroma(yuv: FloatArray) -> tuple[FloatArray, FloatArray]:
     return yuv[..., 0, :, :], blocks.mean(axis=(-3, -1), dtype=np.float32)
 
 
-def upsample_chroma(luma: FloatArray, chroma: FloatArray) -> FloatArray:
+def upsample_chroma(luma: Pixels, chroma: Pixels) -> Pixels:
     """4:2:0 to 4:4:4: each chroma sample covers its 2x2 block, as the hardware's reader repeats it."""
     wide = chroma.repeat(2, axis=-2).repeat(2, axis=-1)
     return np.concatenate([luma[..., None, :, :], wide], axis=-3)
 
 
-def through_420(yuv: FloatArray) -> FloatArray:
+def through_420(yuv: Pixels) -> Pixels:
     """What is left of a 4:4:4 image after NV12 has carried it."""
     return upsample_chroma(*subsample_chroma(yuv))
 
 
-def to_bytes(values: FloatArray) -> NDArray[np.uint8]:
+def to_bytes(values: Pixels) -> NDArray[np.uint8]:
     """Round half to even and saturate to 0..255."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def nv12_from_yuv444(yuv: FloatArray) -> NDArray[np.uint8]:
+def nv12_from_yuv444(yuv: Pixels) -> NDArray[np.uint8]:
     """NV12 bytes of a 4:4:4 image.
 
     Args:
@@ -122,7 +123,7 @@ def yuv444_from_nv12(nv12: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height = rows // 3 * 2
     check_even(height, width)
     chroma = nv12[..., height:, :].reshape(*nv12.shape[:-2], height // 2, width // 2, 2)
-    result = upsample_chroma(nv12[..., :height, :], np.moveaxis(chroma, -1, -3))  # type: ignore[arg-type]
+    result = upsample_chroma(nv12[..., :height, :], np.moveaxis(chroma, -1, -3))
     return result  # type: ignore[return-value]
 
 
@@ -139,7 +140,7 @@ def check_even(height: int, width: int) -> None:
         )
 
 
-def to_runtime_128(image: FloatArray, type_train: str, type_rt: str, space_and_range: str) -> NDArray[np.float32]:
+def to_runtime_128(image: Pixels, type_train: str, type_rt: str, space_and_range: str) -> NDArray[np.float32]:
     """An image as the model is trained on it, in the runtime's signed intermediate type.
 
     YUV comes out on the grid of bytes, because that is all a camera delivers; NV12 goes through 4:2:0 chroma. Equal
@@ -155,7 +156,7 @@ def to_runtime_128(image: FloatArray, type_train: str, type_rt: str, space_and_r
         float32 of the same shape, -128..127.
     """
     _check_pair(type_train, type_rt)
-    values: FloatArray = np.asarray(image, np.float32)
+    values: Pixels = np.asarray(image, np.float32)
     if type_rt in ("rgb", "bgr"):
         values = values if type_rt == type_train else swap_red_blue(values)
     elif type_rt != "gray":
@@ -246,7 +247,7 @@ def _decoding(space_and_range: str) -> tuple[FloatArray, FloatArray]:
     return _RGB_FROM_YUV, np.array([0.0, 128.0, 128.0])
 
 
-def _apply(matrix: FloatArray, image: FloatArray, offset: FloatArray) -> NDArray[np.float32]:
+def _apply(matrix: FloatArray, image: Pixels, offset: FloatArray) -> NDArray[np.float32]:
     mixed = np.einsum("oc,...chw->...ohw", matrix.astype(np.float32), np.asarray(image, np.float32))
     return np.asarray(mixed + offset.astype(np.float32)[:, None, None], np.float32)
 
