@@ -101,6 +101,8 @@ class _Chooser:
         self.fused = {root: node for node in model.graph if (root := meta.fused_into(node)) is not None}
 
     def inputs(self, node: ir.Node) -> None:
+        if meta.fused_into(node) is not None:
+            return
         op = self._op(node)
         for index in op.quantized_inputs(node):
             value = node.inputs[index]

@@ -159,12 +159,15 @@ class FakeQuantizeBase(nn.Module):
             self._store_scale(self.activation_post_process.calculate_qparams()[0])
 
     def forward(self, x: Tensor, clip: Clip | None = None) -> Tensor:
-        """Observe, update the scale, round with the new scale; with `clip`, do all that to x clipped."""
+        """Observe, update the scale, round with the new scale; with `clip`, do all that to x clipped.
+
+        Callers that pass `clip` give x away: it may be overwritten.
+        """
         observe, quantize = self.flags()
         if observe and not torch.compiler.is_compiling():
             self._observe(x, clip)
         if not quantize:
-            return clip_values(x, clip)
+            return clip_values(x, clip, in_place=not torch.compiler.is_compiling())
         if torch.compiler.is_compiling():
             return self._round_opaque(clip_values(x, clip))
         return self._round(x, clip)

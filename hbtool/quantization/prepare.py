@@ -201,7 +201,7 @@ class Attacher:
         post = made.mul.activation_post_process if op.name == "softmax" else made.activation_post_process
         if post is not None:
             return State(Kind.QUANTIZED, post)
-        if qat is None and node.kwargs.get("method") != "matmul":
+        if getattr(made, "has_add", qat is None) and node.kwargs.get("method") != "matmul":
             raise TrainingError(
                 f"{type(module).__name__} cannot have a high-precision output (its qconfig has no activation).",
                 where=self._path(node),

@@ -25,13 +25,13 @@ Clip = tuple[float, float]
 """Real limits that a value is clipped to before it is rounded: (0, inf) is a ReLU, (0, 6) a ReLU6."""
 
 
-def clip_values(x: Tensor, clip: Clip | None) -> Tensor:
+def clip_values(x: Tensor, clip: Clip | None, in_place: bool = False) -> Tensor:
     """x clipped, written as the activation that the limits stand for."""
     if clip is None:
         return x
     if clip == (0.0, math.inf):
-        return torch.relu(x)
-    return torch.nn.functional.relu6(x) if clip == (0.0, 6.0) else x.clamp(*clip)
+        return torch.relu_(x) if in_place else torch.relu(x)
+    return torch.nn.functional.hardtanh(x, *clip, inplace=in_place)
 
 
 class FakeQuantizeFunction(torch.autograd.Function):

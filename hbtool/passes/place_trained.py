@@ -1,0 +1,72 @@
+"""Which nodes of a model with trained ranges belong on the BPU: those the training saw as quantized.
+
+An operator whose result was fake-quantized (itself, or behind the clamp it absorbs) runs on the BPU, also where the
+mapper would keep it in float by itself; one that training left float runs on the CPU. A convolution without a range
+behind it has the high-precision output, if its weights were quantized.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from hbtool.ir import graph, meta
+from hbtool.ops.op import FloatOp, SameAs, Unquantized, float_op
+from hbtool.passes.place import PlacementRequest
+
+
+def place_trained(model: ir.Model, request: PlacementRequest | None = None) -> PlacementRequest:
+    """`request` with what training says added; the user's wishes come first.
+
+    Args:
+        model: FLOAT graph after `read_qdq`.
+        request: what the user asks for.
+    """
+    request = request or PlacementRequest()
+    on_bpu, on_cpu = [], []
+    for node in model.graph:
+        op = float_op(node)
+        if op is not None:
+            (on_bpu if _was_quantized(node, op) else on_cpu).append(graph.node_name(node))
+    return replace(
+        request, run_on_cpu=(*request.run_on_cpu, *on_cpu), run_on_bpu=(*request.run_on_bpu, *on_bpu)
+    )
+
+
+def _was_quantized(node: ir.Node, op: FloatOp) -> bool:
+    computed = [node.inputs[i] for i in op.quantized_inputs(node)]
+    if not computed or not all(v is not None and _has_meaning(v) for v in computed):
+        # A clamp whose producer absorbs it reads a value without a meaning of its own.
+        return op.clamp(node) is not None and _has_range(node.outputs[0])
+    rule = op.output_rule(node, 0)
+    if isinstance(rule, SameAs | Unquantized) and not op.unifies_inputs:
+        return True
+    if _has_range(node.outputs[0]):
+        return True
+    user = graph.sole_consumer(node.outputs[0])
+    clamp = float_op(user) if user is not None else None
+    if user is not None and clamp is not None and clamp.clamp(user) is not None and _has_range(user.outputs[0]):
+        return True
+    return op.high_precision and _quantized_weights(node)
+
+
+def _has_range(value: ir.Value) -> bool:
+    return meta.qparams(value) is not None
+
+
+def _has_meaning(value: ir.Value) -> bool:
+    """Whether the value is quantized: by a range of its own or through operators that pass integers on."""
+    if _has_range(value):
+        return True
+    producer = value.producer()
+    op = float_op(producer) if producer is not None else None
+    if producer is None or op is None or not isinstance(op.output_rule(producer, 0), SameAs):
+        return False
+    source = producer.inputs[0]
+    return source is not None and _has_meaning(source)
+
+
+def _quantized_weights(node: ir.Node) -> bool:
+    constants = [v for v in node.inputs[1:2] if v is not None and graph.constant(v) is not None]
+    return all(_has_range(v) for v in constants)
