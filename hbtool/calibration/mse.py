@@ -10,7 +10,7 @@ from hbtool.numerics.qtype import IntType
 
 FloatArray = NDArray[np.float64]
 
-_SHRINK = np.linspace(1.0, 0.2, 81)
+_SHRINK = np.linspace(1.0, 0.05, 96)
 _LARGEST_POPULATION = 2048
 
 
