@@ -97,6 +97,7 @@ class _Sum(FloatOp):
 
     absorbs_clamp = True
     rule_text = "both operands scaled by dyadic ratios, one exact integer sum, one rounding"
+    elementwise = True
     sign: ClassVar[float]
 
     @constraint()
@@ -139,6 +140,10 @@ class _Sum(FloatOp):
             *result.clamp,
         )
         b.emit(Add, operands, result.q, graph.static_shape(node.outputs[0]), attributes, represents=result.value)
+
+    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
+        assert x[0] is not None and x[1] is not None
+        return x[0] + self.sign * x[1]
 
     def samples(self) -> Iterator[Sample]:
         rng = np.random.default_rng(5)

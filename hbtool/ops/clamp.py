@@ -53,6 +53,7 @@ class ClampFloat(FloatOp):
     """ONNX Relu and Clip with constant bounds."""
 
     op_types = ("Relu", "Clip")
+    elementwise = True
     rule_text = "inside the operator before it, at no cost; alone: integers clamped, scale unchanged"
 
     @constraint()
@@ -73,6 +74,11 @@ class ClampFloat(FloatOp):
             -np.inf if low is None else float(low.reshape(-1)[0]),
             np.inf if high is None else float(high.reshape(-1)[0]),
         )
+
+    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
+        bounds = self.clamp(node)
+        assert x[0] is not None and bounds is not None
+        return np.clip(x[0], *bounds)
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         x = node.inputs[0]

@@ -6,7 +6,7 @@ integers mean and that every graph needs: Quantize, Dequantize and Requantize (g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,21 @@ class IntegerBuilder:
 
     Args:
         graph: the INTEGER graph under construction.
+        functions: bodies of the fused functions (`model.functions`).
         family: BPU family of the target (operators may lower differently).
         multiplier_bits: significant bits of the target's requantization multiplier.
     """
 
-    def __init__(self, graph_: ir.Graph, family: str, multiplier_bits: int) -> None:
+    def __init__(
+        self,
+        graph_: ir.Graph,
+        family: str,
+        multiplier_bits: int,
+        functions: Mapping[ir.OperatorIdentifier, ir.Function] | None = None,
+    ) -> None:
         self.graph = graph_
         self.family = family
+        self.functions = functions or {}
         self.multiplier_bits = multiplier_bits
         self._integer: dict[ir.Value, ir.Value] = {}
         self._absorbed: dict[str, ir.Node] = {}

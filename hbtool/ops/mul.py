@@ -70,6 +70,7 @@ class MulFloat(FloatOp):
 
     op_types = ("Mul",)
     absorbs_clamp = True
+    elementwise = True
     rule_text = "exact product, one float32 multiply; by a constant: a table or a depthwise convolution"
 
     @constraint()
@@ -116,6 +117,10 @@ class MulFloat(FloatOp):
         padded = (1,) * (len(shape) - factor.ndim) + factor.shape
         return len(shape) == 4 and padded == (1, shape[1], 1, 1)
 
+    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
+        assert x[0] is not None and x[1] is not None
+        return x[0] * x[1]
+
     def samples(self) -> Iterator[Sample]:  # noqa: D102
         rng = np.random.default_rng(6)
 
@@ -134,6 +139,7 @@ class DivFloat(FloatOp):
     """ONNX Div by a constant (a table); division of two feature maps stays on the CPU."""
 
     op_types = ("Div",)
+    elementwise = True
     rule_text = "by a scalar constant, or a scalar constant divided by x: a table"
 
     @constraint()
@@ -157,6 +163,10 @@ class DivFloat(FloatOp):
             assert dividend is not None
             value = float(dividend.reshape(-1)[0])
             lower_table(node, b, second, lambda v: value / v)
+
+    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
+        assert x[0] is not None and x[1] is not None
+        return x[0] / x[1]
 
     def samples(self) -> Iterator[Sample]:  # noqa: D102
         x = np.linspace(0.5, 4, 60, dtype=np.float32).reshape(3, 20)

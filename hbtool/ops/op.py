@@ -310,6 +310,7 @@ class FloatOp:
         int16_tail: at the tail it reads and writes int16 where the family has int16 tables.
         channel_scales_in: input 0 may have one scale per channel.
         channel_scales_out: the output may have one scale per channel.
+        elementwise: `evaluate` gives the result element by element, so that chains of such operators become one table.
         unifies_inputs: all inputs must arrive with the output's scale (Concat).
         rule_text: one line for the operator page: how it computes on integers.
     """
@@ -325,6 +326,7 @@ class FloatOp:
     int16_tail: ClassVar[bool] = False
     channel_scales_in: ClassVar[bool] = False
     channel_scales_out: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
     unifies_inputs: ClassVar[bool] = False
     rule_text: ClassVar[str] = ""
 
@@ -367,6 +369,10 @@ class FloatOp:
         """(low, high) if the operator only clamps its input 0, else None."""
         return None
 
+    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:
+        """The float64 definition of an elementwise operator (absent optional inputs arrive as None)."""
+        raise NotImplementedError
+
     def lower(self, node: ir.Node, b: Any) -> None:
         """Emit the integer operators through `b` (an `IntegerBuilder`) and bind every output."""
         raise NotImplementedError
@@ -375,6 +381,9 @@ class FloatOp:
         """Small and awkward ways to try the operator."""
         yield from ()
 
+
+ANY = "*"
+"""Op type of the one FloatOp that stands for every fused function."""
 
 _FLOAT_OPS: dict[tuple[str, str], FloatOp] = {}
 
@@ -386,4 +395,6 @@ def float_ops() -> Mapping[tuple[str, str], FloatOp]:
 
 def float_op(node: ir.Node) -> FloatOp | None:
     """The float operator of a node, None where the BPU has no form of it."""
+    if node.domain == graph.FUSED_DOMAIN:
+        return _FLOAT_OPS.get((node.domain, ANY))
     return _FLOAT_OPS.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))

@@ -160,6 +160,7 @@ class Unary(FloatOp):
 
     op_types = tuple(FUNCTIONS)
     absorbs_clamp = True
+    elementwise = True
     int16_tail = True
     rule_text = "a table with one entry per input integer, computed once in float64"
 
@@ -168,6 +169,10 @@ class Unary(FloatOp):
         x = node.inputs[0]
         assert x is not None
         lower_table(node, b, x, lambda v: function(v, lambda name, default: graph.attribute(node, name, default)))
+
+    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
+        assert x[0] is not None
+        return FUNCTIONS[node.op_type](x[0], lambda name, default: graph.attribute(node, name, default))
 
     def samples(self) -> Iterator[Sample]:  # noqa: D102
         for op_type in sorted(set(self.op_types) - _JUMPS):

@@ -27,7 +27,7 @@ def lower_to_integer(ranged: ir.Model, family: str, multiplier_bits: int) -> ir.
         ModelError: an operator could not be lowered (names the node).
     """
     model = ranged.clone()
-    builder = IntegerBuilder(model.graph, family, multiplier_bits)
+    builder = IntegerBuilder(model.graph, family, multiplier_bits, model.functions)
     absorbed = {root: node for node in model.graph if meta.on_bpu(node) and (root := meta.fused_into(node)) is not None}
     lowered: list[ir.Node] = []
     _adopt_integer_inputs(model, builder)
