@@ -29,16 +29,15 @@ def place_trained(model: ir.Model, request: PlacementRequest | None = None) -> P
         op = float_op(node)
         if op is not None:
             (on_bpu if _was_quantized(node, op) else on_cpu).append(graph.node_name(node))
-    return replace(
-        request, run_on_cpu=(*request.run_on_cpu, *on_cpu), run_on_bpu=(*request.run_on_bpu, *on_bpu)
-    )
+    return replace(request, run_on_cpu=(*request.run_on_cpu, *on_cpu), run_on_bpu=(*request.run_on_bpu, *on_bpu))
 
 
 def _was_quantized(node: ir.Node, op: FloatOp) -> bool:
     computed = [node.inputs[i] for i in op.quantized_inputs(node)]
+    if op.high_precision and not _quantized_weights(node):
+        return False
     if not computed or not all(v is not None and _has_meaning(v) for v in computed):
-        # A clamp whose producer absorbs it reads a value without a meaning of its own.
-        return op.clamp(node) is not None and _has_range(node.outputs[0])
+        return op.clamp(node) is not None and _has_range(node.outputs[0]) and _behind_quantized(node)
     rule = op.output_rule(node, 0)
     if isinstance(rule, SameAs | Unquantized) and not op.unifies_inputs:
         return True
@@ -48,7 +47,15 @@ def _was_quantized(node: ir.Node, op: FloatOp) -> bool:
     clamp = float_op(user) if user is not None else None
     if user is not None and clamp is not None and clamp.clamp(user) is not None and _has_range(user.outputs[0]):
         return True
-    return op.high_precision and _quantized_weights(node)
+    return op.high_precision
+
+
+def _behind_quantized(clamp: ir.Node) -> bool:
+    """Whether the producer that absorbs the clamp was quantized: the value between them has no meaning of its own."""
+    source = clamp.inputs[0]
+    producer = source.producer() if source is not None else None
+    before = float_op(producer) if producer is not None else None
+    return producer is not None and before is not None and before.absorbs_clamp and _was_quantized(producer, before)
 
 
 def _has_range(value: ir.Value) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,14 @@ from torch import fx, nn
 from hbtool.errors import UsageError
 from hbtool.march import require_march
 from hbtool.quantization.fake_quantize import FakeQuantState
+from hbtool.quantization.fixed_point import QuantizedGraphModule
 from hbtool.quantization.fusion import fuse
 from hbtool.quantization.observed import ObservedGraphModule, fake_quantizers, load_observer_params
 from hbtool.quantization.prepare import attach
 from hbtool.quantization.rewrite import rewrite
 from hbtool.quantization.tracing import QuantGraphModule, copy_model, trace
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["convert_fx", "fuse_fx", "prepare_calibration_fx", "prepare_qat_fx"]
 
@@ -101,5 +105,44 @@ def prepare_calibration_fx(
     return made.eval()
 
 
-def convert_fx(*args: Any, **kwargs: Any) -> Any:
-    raise NotImplementedError
+def convert_fx(
+    graph_module: nn.Module,
+    inplace: bool = False,
+    convert_custom_config_dict: dict[str, Any] | None = None,
+    _remove_qconfig: bool = True,
+    fast_mode: bool = False,
+) -> QuantizedGraphModule:
+    """The fixed-point model of a calibrated or QAT model, which stays usable.
+
+    Args:
+        graph_module: result of `prepare_qat_fx`.
+        inplace: use `graph_module` itself as the source (it is put into eval mode and VALIDATION state).
+        convert_custom_config_dict: accepted for compatibility.
+        _remove_qconfig: accepted for compatibility.
+        fast_mode: accepted for compatibility; the fixed-point model has one form.
+
+    Raises:
+        UsageError: the model was not prepared.
+        ModelError: an operator has no integer form (where = node); only if the model has run before, else at the
+            first call.
+    """
+    if not isinstance(graph_module, ObservedGraphModule):
+        raise UsageError(
+            f"convert_fx got a {type(graph_module).__name__} that was not prepared.",
+            hint="Pass the result of prepare_qat_fx.",
+        )
+    source = graph_module if inplace else copy_model(graph_module)
+    assert isinstance(source, ObservedGraphModule)
+    for path, quantizer in fake_quantizers(source).items():
+        if not quantizer.was_observed() and "weight_fake_quant" not in path:
+            name = path.removesuffix(".activation_post_process")
+            _log.warning(
+                "%s has not collected any statistics of activations and its scale is 1, "
+                "please check whether this is intended!",
+                name,
+            )
+    made = QuantizedGraphModule(source, source.hb.march, source.hb.hybrid)
+    examples = source.example_inputs()
+    if examples:
+        made.program(*examples)
+    return made
