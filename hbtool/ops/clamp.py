@@ -76,9 +76,11 @@ class ClampFloat(FloatOp):
         )
 
     def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
-        bounds = self.clamp(node)
-        assert x[0] is not None and bounds is not None
-        return np.clip(x[0], *bounds)
+        assert x[0] is not None
+        if node.op_type == "Relu":
+            return np.maximum(x[0], 0.0)
+        low, high = (*x, None, None)[1:3]
+        return np.clip(x[0], -np.inf if low is None else low, np.inf if high is None else high)
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         x = node.inputs[0]

@@ -103,14 +103,7 @@ def _in_order(chain: list[ir.Node]) -> list[ir.Node]:
 
 
 def _replace(model: ir.Model, last: ir.Node, chain: list[ir.Node], source: ir.Value) -> None:
-    body = _body(chain, source, model)
-    kind = _name_of(body)
-    number = sum(identifier[0] == graph.FUSED_DOMAIN for identifier in model.functions)
-    function = ir.Function(graph.FUSED_DOMAIN, f"{kind}_{number}", "", graph=body, attributes=[])
-    for domain in ("",):
-        function.opset_imports[domain] = graph.main_opset(model)
-    model.functions[function.identifier()] = function
-    model.opset_imports[graph.FUSED_DOMAIN] = 1
+    function = _function(model, _body(chain, source, model))
     old = last.outputs[0]
     out = ir.Value(name=old.name, shape=old.shape, type=old.type)
     old.name = f"{old.name}_chain"
@@ -121,6 +114,32 @@ def _replace(model: ir.Model, last: ir.Node, chain: list[ir.Node], source: ir.Va
     model.graph.insert_before(last, node)
     old.replace_all_uses_with(out, replace_graph_outputs=True)
     model.graph.remove(reversed(chain), safe=True)
+
+
+def _function(model: ir.Model, body: ir.Graph) -> ir.Function:
+    """The model's function with this body: an equal one that is there already, else a new one."""
+    kind, text = _name_of(body), _text(body)
+    namesakes = [f for f in model.functions.values() if f.domain == graph.FUSED_DOMAIN and f.name.split("_")[0] == kind]
+    for function in namesakes:
+        if _text(function.graph) == text:
+            return function
+    name = f"{kind}_{len(namesakes)}" if namesakes else kind
+    function = ir.Function(graph.FUSED_DOMAIN, name, "", graph=body, attributes=[])
+    model.functions[function.identifier()] = function
+    model.opset_imports[graph.FUSED_DOMAIN] = 1
+    return function
+
+
+def _text(body: ir.Graph) -> str:
+    """What the body computes, as text: equal text, equal function."""
+    lines = []
+    for node in body:
+        attributes = sorted(
+            (name, a.value.numpy().tolist() if a.type == ir.AttributeType.TENSOR else graph.attribute(node, name))
+            for name, a in node.attributes.items()
+        )
+        lines.append(f"{node.outputs[0].name} = {node.op_type}({[v and v.name for v in node.inputs]}, {attributes})")
+    return "\n".join(lines)
 
 
 def _body(chain: list[ir.Node], source: ir.Value, model: ir.Model) -> ir.Graph:
