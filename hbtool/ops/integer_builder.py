@@ -7,7 +7,7 @@ integers mean and that every graph needs: Quantize, Dequantize and Requantize (g
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -195,7 +195,8 @@ class IntegerBuilder:
         """Weights as int8: with the meaning attached to `value` (QAT), else symmetric, one threshold per channel."""
         given = meta.qparams(value)
         if given is not None:
-            q = given
+            # The lowering may have transposed the weights (Gemm); the scales still belong to the output channels.
+            q = given if given.axis is None or axis is None else replace(given, axis=axis)
         elif axis is None:
             q = qtype.symmetric(float(np.abs(float_weight).max(initial=0.0)), INT8)
         else:
