@@ -1,0 +1,242 @@
+"""A march as numbers: read from one YAML file per march, each figure with its source; and what they cost.
+
+A file holds one mapping per figure, `name: {value: ..., source: ...}`. A user's own file (any path that ends in
+`.yaml` or `.yml`) has the same form, or names a march under `base` and states only what differs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from hbtool.errors import ConfigError
+from hbtool.target.job import Job
+
+Family = Literal["bernoulli2", "bayes", "bayes-e", "nash"]
+
+MARCHES = ("bernoulli2", "bayes", "bayes-e", "nash-e", "nash-m")
+"""Marches with a target file of their own."""
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the elements of a tensor lie, relative to its first byte.
+
+    Attributes:
+        shape: the tensor's own shape.
+        strides: bytes from one index to the next, per axis.
+        bytes: size with padding.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """One march (docs/machine.md explains the machine these figures describe).
+
+    Attributes:
+        march: name.
+        family: BPU generation, decides which operators are accepted.
+        cores: BPU cores on the chip.
+        clock_hz: clock of the BPU.
+        multiplier_bits: significant bits of the requantization multiplier.
+        matrix_outputs: output channels the multiply-accumulate array computes at once.
+        matrix_inputs: input channels it sums at once.
+        matrix_width: neighbouring output positions it computes at once.
+        int16_slowdown: how many times longer int16 activations take in the array.
+        depthwise_macs: multiply-accumulates per cycle of a depthwise convolution.
+        vector_ops: int8 elementwise operations per cycle of the vector unit.
+        onchip_bytes: on-chip memory of one core.
+        dma_latency_cycles: from the start of a transfer to its first byte.
+        ddr_bytes_per_second: what loads and stores share.
+        instruction_cycles: fixed time of a compute instruction.
+        launch_us: fixed time of a function call.
+        layouts: (width, channels) paddings a feature map may have; the smaller result is taken.
+        address_bytes: every buffer starts at a multiple of this.
+        sources: figure -> where it comes from.
+    """
+
+    march: str
+    family: Family
+    cores: int
+    clock_hz: float
+    multiplier_bits: int
+    matrix_outputs: int
+    matrix_inputs: int
+    matrix_width: int
+    int16_slowdown: float
+    depthwise_macs: float
+    vector_ops: float
+    onchip_bytes: int
+    dma_latency_cycles: int
+    ddr_bytes_per_second: float
+    instruction_cycles: int
+    launch_us: float
+    layouts: tuple[tuple[int, int], ...]
+    address_bytes: int
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False, compare=False)
+
+    @property
+    def macs_per_cycle(self) -> int:
+        """Peak of the multiply-accumulate array of one core."""
+        return self.matrix_outputs * self.matrix_inputs * self.matrix_width
+
+    @property
+    def ddr_bytes_per_cycle(self) -> float:
+        """DDR bandwidth in bytes per BPU cycle."""
+        return self.ddr_bytes_per_second / self.clock_hz
+
+    def us(self, cycles: float) -> float:
+        """Cycles as microseconds."""
+        return cycles / self.clock_hz * 1e6
+
+    def cycles(self, work: Job) -> int:
+        """Cycles of a compute instruction, fixed part included."""
+        if work.unit == "matrix":
+            busy = self._matrix_cycles(work)
+        else:
+            busy = work.vector_ops * max(1, work.bits // 8) / self.vector_ops
+        return self.instruction_cycles + math.ceil(busy)
+
+    def _matrix_cycles(self, work: Job) -> float:
+        slow = self.int16_slowdown if work.bits > 8 else 1.0
+        width = _up(work.rows, self.matrix_width)
+        if work.groups > 1 and work.inputs == 1 and work.outputs == 1:
+            channels = _up(work.groups, self.matrix_outputs)
+            return slow * width * work.repeats * channels * work.taps / self.depthwise_macs
+        steps = -(-work.outputs // self.matrix_outputs) * -(-work.inputs // self.matrix_inputs) * work.taps
+        # A matrix product of one row has no neighbours along the width: the array takes output channels there.
+        return slow * (width // self.matrix_width) * work.repeats * steps * work.groups
+
+    def transfer_cycles(self, transfer_bytes: int) -> float:
+        """Cycles a DDR transfer keeps the memory busy (without the latency in front)."""
+        return transfer_bytes / self.ddr_bytes_per_cycle
+
+    def layout(self, shape: Sequence[int], item_bytes: int) -> Layout:
+        """Where a tensor's elements lie.
+
+        Feature maps ([N, C, *spatial], rank 4 and up) have the channels innermost, then the width; channels and width
+        are padded. Everything else is row-major with the last axis padded like channels.
+        """
+        shape = tuple(shape)
+        rank = len(shape)
+        order = (0, *range(2, rank), 1) if rank >= 4 else tuple(range(rank))
+        best: Layout | None = None
+        for width, channels in self.layouts:
+            padded = list(shape)
+            if rank >= 4:
+                padded[-1] = _up(shape[-1], width)
+                padded[1] = _up(shape[1], channels)
+            elif rank:
+                padded[-1] = _up(shape[-1], channels)
+            step, strides = item_bytes, [0] * rank
+            for axis in reversed(order):
+                strides[axis] = step
+                step *= padded[axis]
+            if best is None or step < best.bytes:
+                best = Layout(shape, tuple(strides), step)
+        assert best is not None, "a target has at least one layout"
+        return best
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+_WHOLE = {"cores", "multiplier_bits", "matrix_outputs", "matrix_inputs", "matrix_width", "onchip_bytes"}
+_WHOLE |= {"dma_latency_cycles", "instruction_cycles", "address_bytes"}
+_MAY_BE_ZERO = {"dma_latency_cycles", "instruction_cycles", "launch_us"}
+_LARGEST_FILE = 1 << 20
+
+
+@cache
+def load(march: str) -> Target:
+    """The target of a march name or of a target file.
+
+    Raises:
+        ConfigError: unknown march, unreadable file, a figure that is missing, misspelled or out of range.
+    """
+    if march.lower().endswith((".yaml", ".yml")):
+        return _build(_read(Path(march)), march)
+    if march not in MARCHES:
+        raise ConfigError(
+            f"there is no target file for march {march!r}",
+            hint=f"Known: {', '.join(MARCHES)}; or give the path of your own target file (*.yaml).",
+        )
+    return _build(_read(_FOLDER / f"{march}.yaml"), march)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ConfigError("a target file is a page of figures, this one is over 1 MiB", where=str(path))
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"the target file cannot be read: {error}", where=str(path)) from error
+    if not isinstance(data, dict):
+        raise ConfigError("a target file is a mapping of figures", where=str(path))
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    if base not in MARCHES:
+        raise ConfigError(f"base {base!r} is not a march", where=str(path), hint=f"Known: {', '.join(MARCHES)}.")
+    return {**_read(_FOLDER / f"{base}.yaml"), **data}
+
+
+def _build(data: dict[str, Any], where: str) -> Target:
+    names = {f.name for f in dataclasses.fields(Target)} - {"sources"}
+    unknown = sorted(str(k) for k in data if k not in names)
+    missing = sorted(names - set(data))
+    if unknown or missing:
+        text = "; ".join(
+            f"{title}: {', '.join(keys)}" for title, keys in (("unknown", unknown), ("missing", missing)) if keys
+        )
+        raise ConfigError(f"figures of the target file do not match ({text})", where=where)
+    values, sources = {}, {}
+    for name, entry in data.items():
+        if not isinstance(entry, dict) or set(entry) != {"value", "source"} or not isinstance(entry["source"], str):
+            raise ConfigError(f"{name} must be written as {{value: ..., source: ...}}", where=where)
+        values[name] = _figure(name, entry["value"], where)
+        sources[name] = entry["source"]
+    return Target(**values, sources=sources)
+
+
+def _figure(name: str, value: Any, where: str) -> Any:
+    if name == "march":
+        return str(value)
+    if name == "family":
+        if value not in get_args(Family):
+            raise ConfigError(f"family {value!r} is not one of {', '.join(get_args(Family))}", where=where)
+        return value
+    if name == "layouts":
+        pairs = value if isinstance(value, list) and value else [None]
+        if not all(isinstance(p, list) and len(p) == 2 and all(_whole(n, 1, 1024) for n in p) for p in pairs):
+            raise ConfigError("layouts must be pairs [width, channels] of whole numbers from 1 to 1024", where=where)
+        return tuple((width, channels) for width, channels in value)
+    lowest = 0 if name in _MAY_BE_ZERO else 1
+    if name in _WHOLE:
+        if not _whole(value, lowest, 1 << 40):
+            raise ConfigError(f"{name} must be a whole number of at least {lowest}, not {value!r}", where=where)
+        return value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
+        raise ConfigError(f"{name} must be a positive number, not {value!r}", where=where)
+    return float(value)
+
+
+def _whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
