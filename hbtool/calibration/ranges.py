@@ -25,7 +25,8 @@ from hbtool.calibration.kl import kl_threshold
 from hbtool.calibration.mse import mse_range
 from hbtool.calibration.observe import Statistics, Wanted
 from hbtool.errors import DataError
-from hbtool.numerics.qtype import INT8, IntType, QParams, asymmetric, per_channel, symmetric
+from hbtool.numerics.qtype import INT8, IntType
+from hbtool.numerics.ranges import Range
 
 MethodName = Literal["max", "percentile", "kl", "mse"]
 FloatArray = NDArray[np.float64]
@@ -55,26 +56,6 @@ class Method:
         return Wanted(histogram=counted, channel_histogram=counted and self.per_channel)
 
 
-@dataclass(frozen=True)
-class Range:
-    """What a value's integers must cover.
-
-    Attributes:
-        low: one element, or one per index of `axis`.
-        high: likewise.
-        axis: the channel axis, None for one range per tensor.
-    """
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    axis: int | None = None
-
-    @property
-    def threshold(self) -> float:
-        """Largest magnitude inside (of the widest channel)."""
-        return float(max(abs(v) for v in (*self.low, *self.high)))
-
-
 Ranges = Mapping[str, Range]
 
 
@@ -100,19 +81,6 @@ def range_of(statistics: Statistics, method: Method, channel_axis: int = 1) -> R
 def ranges_of(statistics: Mapping[str, Statistics], method: Method, channel_axis: int = 1) -> dict[str, Range]:
     """The range of every observed value."""
     return {name: range_of(s, method, channel_axis) for name, s in statistics.items()}
-
-
-def to_qparams(range_: Range, type_: IntType = INT8, asymmetric_: bool = False) -> QParams:
-    """What integers of `type_` mean over a range: full range of the type, 0.0 exactly representable.
-
-    Asymmetric quantization exists per tensor and for int8 only; elsewhere the range is taken as symmetric.
-    """
-    if range_.axis is not None:
-        magnitudes = np.maximum(np.abs(range_.low), np.abs(range_.high))
-        return per_channel(magnitudes, type_, range_.axis)
-    if asymmetric_ and type_ is INT8:
-        return asymmetric(range_.low[0], range_.high[0], type_)
-    return symmetric(range_.threshold, type_)
 
 
 def _one(low: float, high: float, histogram: Histogram | None, group: int, method: Method) -> tuple[float, float]:

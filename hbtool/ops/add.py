@@ -141,7 +141,7 @@ class _Sum(FloatOp):
         )
         b.emit(Add, operands, result.q, graph.static_shape(node.outputs[0]), attributes, represents=result.value)
 
-    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
+    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:
         assert x[0] is not None and x[1] is not None
         return x[0] + self.sign * x[1]
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from hbtool.ir import graph, meta
 from hbtool.numerics.int_math import Array, IntMath
-from hbtool.numerics.qtype import INT8, IntType, QParams, int_type
+from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
 from hbtool.ops.op import Box, IntegerOp, Tile
@@ -83,6 +83,64 @@ class Dequantize(IntegerOp):
             return [b.op("DequantizeLinear", b.value(operand), b.const(q.scale, np.float32), zero_point)]
         real = b.as_float(operand, q.zero_point)
         return [b.op("Mul", real, b.const(q.scale_array(len(operand.shape))))]
+
+
+@dataclass(frozen=True)
+class DecodeAttributes:
+    """What leaves: `bool` or `int64`."""
+
+    to: str = "bool"
+
+
+class Decode(IntegerOp):
+    """Truth values (int8 0 or 1) leave as bool, indices (int32) as int64. Runs on the CPU, at the exit of a segment."""
+
+    name = "Decode"
+    Attributes = DecodeAttributes
+
+    def kernel(self, m: IntMath, a: Any, *x: Array | None) -> Array:  # noqa: D102
+        return x[0] != 0 if a.to == "bool" else m.widen(x[0])
+
+    def to_onnx(  # noqa: D102
+        self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
+    ) -> Sequence[ir.Value]:
+        operand = x[0]
+        assert operand is not None
+        if a.to == "bool":
+            return [b.op("Cast", b.as_float(operand), to=int(ir.DataType.BOOL))]
+        return [b.op("Cast", b.value(operand), to=int(ir.DataType.INT64))]
+
+
+class EncodeBool(IntegerOp):
+    """A bool tensor enters as int8 0 or 1. Runs on the CPU, at the entry of a segment."""
+
+    name = "EncodeBool"
+
+    def kernel(self, m: IntMath, a: Any, *x: Array | None) -> Array:  # noqa: D102
+        return m.narrow(m.widen(x[0]), INT8)
+
+    def to_onnx(  # noqa: D102
+        self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
+    ) -> Sequence[ir.Value]:
+        operand = x[0]
+        assert operand is not None and operand.value is not None
+        return [b.op("Where", operand.value, b.zero_point(INT8, 1), b.zero_point(INT8, 0))]
+
+
+TRUTH = QParams(INT8, (1.0,))
+"""What the integers of a bool tensor mean on the BPU: 0 or 1."""
+
+INDEX = QParams(INT32, (1.0,))
+"""What the integers of an index tensor mean on the BPU: themselves."""
+
+
+def leaving_operator(value: ir.Value, q: QParams) -> tuple[type[IntegerOp], Any]:
+    """The operator and attributes by which the integers of float-graph value `value` leave the BPU."""
+    if value.dtype == ir.DataType.BOOL:
+        return Decode, DecodeAttributes("bool")
+    if value.dtype == ir.DataType.INT64:
+        return Decode, DecodeAttributes("int64")
+    return Dequantize, BoundaryAttributes.of(q)
 
 
 @dataclass(frozen=True)

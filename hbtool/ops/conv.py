@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -174,13 +174,19 @@ class ConvFloat(FloatOp):
         rank = len(graph.static_shape(node.inputs[1])) - 2  # type: ignore[arg-type]
         return rank == 2 or f"it has {rank} spatial axes"
 
+    def weight_axes(self, node: ir.Node) -> Mapping[int, int]:  # noqa: D102
+        return {1: 0}
+
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         x, weight_value = node.inputs[0], node.inputs[1]
-        assert x is not None and weight_value is not None
+        assert x is not None
         weight = graph.constant(weight_value)
         bias = graph.constant(graph.input_at(node, 2))
         assert weight is not None
         group = graph.attribute(node, "group", 1)
+        if b.q(x).axis is not None:
+            # The input's scales change the weights: their own thresholds hold no more.
+            weight_value = None
         weight, input_scale = fold_input_scales(weight, b.q(x), group)
         lower_conv(node, b, x, weight_value, weight, bias, input_scale, window_of(node, weight.shape[2:]), group)
 
@@ -222,7 +228,7 @@ def lower_conv(
     node: ir.Node,
     b: IntegerBuilder,
     x: ir.Value,
-    weight_value: ir.Value,
+    weight_value: ir.Value | None,
     float_weight: np.ndarray,
     bias: np.ndarray | None,
     input_scale: float,

@@ -191,9 +191,9 @@ class IntegerBuilder:
         """The target's requantization multiplier (see `rescale.multiplier`)."""
         return rescale.multiplier(input_scales, weight_scales, output_scale, self.multiplier_bits)
 
-    def weight(self, value: ir.Value, float_weight: np.ndarray, axis: int | None) -> Weight:
+    def weight(self, value: ir.Value | None, float_weight: np.ndarray, axis: int | None) -> Weight:
         """Weights as int8: with the meaning attached to `value` (QAT), else symmetric, one threshold per channel."""
-        given = meta.qparams(value)
+        given = meta.qparams(value) if value is not None else None
         if given is not None:
             # The lowering may have transposed the weights (Gemm); the scales still belong to the output channels.
             q = given if given.axis is None or axis is None else replace(given, axis=axis)
@@ -207,7 +207,7 @@ class IntegerBuilder:
         return Weight(qtype.quantize(float_weight, q), np.broadcast_to(scales, (count,)).copy())
 
     def weight_with_bias(
-        self, value: ir.Value, float_weight: np.ndarray, axis: int, bias: np.ndarray | None, input_scale: float
+        self, value: ir.Value | None, float_weight: np.ndarray, axis: int, bias: np.ndarray | None, input_scale: float
     ) -> tuple[Weight, np.ndarray]:
         """int8 weights and int32 bias (scale s_x * s_w).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,7 +180,12 @@ class _Product(FloatOp):
         return max(sizes) <= limit or f"one is {max(sizes)}"
 
     def _emit_constant(
-        self, node: ir.Node, b: IntegerBuilder, weight_value: ir.Value, weight: np.ndarray, bias: np.ndarray | None
+        self,
+        node: ir.Node,
+        b: IntegerBuilder,
+        weight_value: ir.Value | None,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
     ) -> None:
         """x @ weight + bias with weight [K, N] constant."""
         x = node.inputs[0]
@@ -190,7 +195,7 @@ class _Product(FloatOp):
         if qx.axis is None:
             input_scale = qx.scale
         else:
-            weight = weight * np.asarray(qx.scales, np.float32)[:, None]
+            weight, weight_value = weight * np.asarray(qx.scales, np.float32)[:, None], None
         quantized, integer_bias = b.weight_with_bias(weight_value, weight, 1, bias, input_scale)
         operands = [b.x(x), b.const(quantized.integers, "weight")]
         _finish(node, b, operands, [input_scale], quantized.scales, integer_bias if bias is not None else None)
@@ -232,17 +237,21 @@ class GemmFloat(_Product):
         fixed = all(v is None or graph.constant(v) is not None for v in node.inputs[1:])
         return (fixed and not graph.attribute(node, "transA", 0)) or "they are computed or transposed"
 
+    def weight_axes(self, node: ir.Node) -> Mapping[int, int]:  # noqa: D102
+        return {1: 0 if graph.attribute(node, "transB", 0) else 1}
+
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         weight_value = node.inputs[1]
         assert weight_value is not None
         weight = graph.constant(weight_value)
         assert weight is not None
-        weight = weight * np.float32(graph.attribute(node, "alpha", 1.0))
+        alpha = np.float32(graph.attribute(node, "alpha", 1.0))
+        weight = weight * alpha
         weight = weight.T if graph.attribute(node, "transB", 0) else weight
         bias = graph.constant(graph.input_at(node, 2))
         if bias is not None:
             bias = np.broadcast_to(bias * np.float32(graph.attribute(node, "beta", 1.0)), (1, weight.shape[1]))[0]
-        self._emit_constant(node, b, weight_value, np.ascontiguousarray(weight), bias)
+        self._emit_constant(node, b, weight_value if alpha == 1 else None, np.ascontiguousarray(weight), bias)
 
     @constraint()
     def bias_per_column(self, node: ir.Node, limit: Any) -> bool | str:
@@ -292,6 +301,9 @@ class MatMulFloat(_Product):
         """constant weights, if any, of rank 2"""
         weight = graph.constant(node.inputs[1])
         return weight is None or weight.ndim == 2 or f"the rank is {weight.ndim}"
+
+    def weight_axes(self, node: ir.Node) -> Mapping[int, int]:  # noqa: D102
+        return {1: 1}
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         first, second = node.inputs[0], node.inputs[1]

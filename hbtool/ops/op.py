@@ -312,6 +312,8 @@ class FloatOp:
         channel_scales_out: the output may have one scale per channel.
         elementwise: `evaluate` gives the result element by element, so that chains of such operators become one table.
         unifies_inputs: all inputs must arrive with the output's scale (Concat).
+        int16_inputs: positions of inputs that need int16 to be of use (coordinates).
+        error_steps: largest error against the float operator on the *quantized* inputs, in steps of the output.
         rule_text: one line for the operator page: how it computes on integers.
     """
 
@@ -328,6 +330,8 @@ class FloatOp:
     channel_scales_out: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
     unifies_inputs: ClassVar[bool] = False
+    int16_inputs: ClassVar[tuple[int, ...]] = ()
+    error_steps: ClassVar[float] = 1.0
     rule_text: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -344,9 +348,13 @@ class FloatOp:
                     found[name] = member.constraint
         return tuple(found.values())
 
+    def families_of(self, op_type: str) -> tuple[Family, ...]:
+        """The BPU families that have `op_type` (operators of one class may differ)."""
+        return self.families
+
     def refusal(self, node: ir.Node, family: Family) -> str | None:
         """Why the BPU of `family` cannot take `node` (one sentence), None if it can."""
-        if family not in self.families:
+        if family not in self.families_of(node.op_type):
             return f"{node.op_type} is not a BPU operator on {family}"
         for condition in self.constraints():
             if (reason := condition.violation(self, node, family)) is not None:
@@ -364,6 +372,10 @@ class FloatOp:
             for i, v in enumerate(node.inputs)
             if v is not None and graph.constant(v) is None and v.dtype in (ir.DataType.FLOAT, None)
         )
+
+    def weight_axes(self, node: ir.Node) -> Mapping[int, int]:
+        """Constant inputs that are quantized per channel: input position -> channel axis."""
+        return {}
 
     def clamp(self, node: ir.Node) -> tuple[float, float] | None:
         """(low, high) if the operator only clamps its input 0, else None."""

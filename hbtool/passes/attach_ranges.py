@@ -16,15 +16,8 @@ from hbtool.errors import ModelError
 from hbtool.ir import graph, meta
 from hbtool.numerics import qtype
 from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, QParams
+from hbtool.numerics.ranges import Range, to_qparams
 from hbtool.ops.op import Fixed, FloatOp, SameAs, Unquantized, float_op
-
-
-@dataclass(frozen=True)
-class Range:
-    """Observed real range of a value: floats, or one pair per channel (axis 1)."""
-
-    low: float | np.ndarray
-    high: float | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -114,10 +107,21 @@ class _Chooser:
         if meta.fused_into(node) is not None:
             return
         clamp = self.fused.get(graph.node_name(node))
+        self._weights(node, op)
         for index, value in enumerate(node.outputs):
             target = clamp.outputs[0] if clamp is not None else value
             if meta.qparams(target) is None:
                 meta.set_qparams(target, self._decide(node, op, index, target))
+
+    @staticmethod
+    def _weights(node: ir.Node, op: FloatOp) -> None:
+        for index, axis in op.weight_axes(node).items():
+            value = node.inputs[index]
+            weight = graph.constant(value)
+            if value is None or weight is None or meta.qparams(value) is not None:
+                continue
+            others = tuple(i for i in range(weight.ndim) if i != axis)
+            meta.set_qparams(value, qtype.per_channel(np.abs(weight).max(axis=others, initial=0.0), INT8, axis))
 
     def _decide(self, node: ir.Node, op: FloatOp, index: int, value: ir.Value) -> QParams | None:
         rule = op.output_rule(node, index)
@@ -141,13 +145,15 @@ class _Chooser:
         if leaves and value.is_graph_output() and self.options.output_type is not None:
             wanted = self.options.output_type
         if isinstance(rule, Fixed):
-            return self._quantize_range(rule.low, rule.high, wanted)
+            return to_qparams(Range((rule.low,), (rule.high,)), wanted, self.options.asymmetric)
         return self._observed(value, node, wanted)
 
     def _wanted_type(self, value: ir.Value) -> IntType:
         if graph.value_name(value) in self.options.int16_values:
             return INT16
         if self.options.int16_tail and _at_table_tail(value):
+            return INT16
+        if any(_needs_int16(user, value) for user in graph.consumers(value)):
             return INT16
         return INT8
 
@@ -159,24 +165,20 @@ class _Chooser:
                 where=graph.node_name(node),
                 hint="Calibrate it, or use a model whose Q/DQ nodes cover it (calibration_type: load).",
             )
-        if isinstance(found.low, np.ndarray):
-            if wanted is INT8 and _takes_channel_scales(value):
-                thresholds = np.maximum(np.abs(found.low), np.abs(np.asarray(found.high)))
-                # A channel that never fires keeps a thousandth of the widest one: its scale must not vanish.
-                return qtype.per_channel(np.maximum(thresholds, thresholds.max(initial=0.0) * 1e-3), INT8, 1)
-            return self._quantize_range(float(np.min(found.low)), float(np.max(found.high)), wanted)
-        return self._quantize_range(float(found.low), float(np.asarray(found.high)), wanted)
-
-    def _quantize_range(self, low: float, high: float, wanted: IntType) -> QParams:
-        if self.options.asymmetric and wanted is INT8:
-            return qtype.asymmetric(low, high, wanted)
-        return qtype.symmetric(max(abs(low), abs(high)), wanted)
+        if found.axis is not None and not (wanted is INT8 and _takes_channel_scales(value)):
+            found = found.per_tensor()
+        return to_qparams(found, wanted, self.options.asymmetric)
 
     @staticmethod
     def _op(node: ir.Node) -> FloatOp:
         op = float_op(node)
         assert op is not None, "only known operators are placed on the BPU"
         return op
+
+
+def _needs_int16(node: ir.Node, value: ir.Value) -> bool:
+    op = float_op(node)
+    return meta.on_bpu(node) and op is not None and any(node.inputs[i] is value for i in op.int16_inputs)
 
 
 def _takes_channel_scales(value: ir.Value) -> bool:

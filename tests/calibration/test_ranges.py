@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hbtool.calibration.histogram import Histogram, Resolution, linear, magnitude_edges
 from hbtool.calibration.kl import _divergences
 from hbtool.calibration.observe import Statistics
-from hbtool.calibration.ranges import Method, Range, range_of, ranges_of, to_qparams
+from hbtool.calibration.ranges import Method, range_of, ranges_of
+from hbtool.numerics.ranges import Range, to_qparams
 from hbtool.errors import DataError
 from hbtool.numerics.qtype import INT8, INT16, dequantize, quantize
 

@@ -8,7 +8,8 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 
 from hbtool.ops.op import Sample
-from hbtool.passes.attach_ranges import Range, RangeOptions, attach_ranges, values_to_observe
+from hbtool.numerics.ranges import Range
+from hbtool.passes.attach_ranges import RangeOptions, attach_ranges, values_to_observe
 from hbtool.passes.fuse_clamps import fuse_clamps
 from hbtool.passes.lower_to_integer import lower_to_integer
 from hbtool.passes.place import PlacementRequest, place
@@ -63,6 +64,6 @@ def lower_sample(
     ranges = {}
     for name in values_to_observe(model):
         array = known[name]
-        ranges[name] = Range(float(array.min()), float(array.max()))
+        ranges[name] = Range((float(array.min()),), (float(array.max()),))
     attach_ranges(model, ranges, options)
     return model, lower_to_integer(model, family, 15 if family.startswith("bayes") else 24), floats
