@@ -82,7 +82,8 @@ def _outside(chain: list[ir.Node]) -> list[ir.Value] | None:
 
 def _absorbable(value: ir.Value, chain: list[ir.Node]) -> ir.Node | None:
     producer = value.producer()
-    if producer is None or not _candidate(producer) or value.is_graph_output():
+    if producer is None or not _candidate(producer) or value.is_graph_output() or meta.qparams(value) is not None:
+        # A value with a trained range of its own must stay visible.
         return None
     return producer if all(user in chain for user in graph.consumers(value)) else None
 
@@ -106,6 +107,7 @@ def _replace(model: ir.Model, last: ir.Node, chain: list[ir.Node], source: ir.Va
     function = _function(model, _body(chain, source, model))
     old = last.outputs[0]
     out = ir.Value(name=old.name, shape=old.shape, type=old.type)
+    out.metadata_props.update(old.metadata_props)
     old.name = f"{old.name}_chain"
     node = ir.Node(graph.FUSED_DOMAIN, function.name, [source], outputs=[out], name=last.name)
     node.metadata_props.update(last.metadata_props)

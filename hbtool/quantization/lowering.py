@@ -8,12 +8,8 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from hbtool.ops.op import Family
-from hbtool.passes.attach_ranges import attach_ranges
-from hbtool.passes.fuse_clamps import fuse_clamps
 from hbtool.passes.lower_to_integer import lower_to_integer
-from hbtool.passes.place import place
-from hbtool.passes.place_trained import place_trained
-from hbtool.passes.read_qdq import read_qdq
+from hbtool.passes.range_trained import range_trained
 from hbtool.quantization import onnx_graph
 from hbtool.quantization.fake_quantize import FakeQuantState
 from hbtool.quantization.observed import fake_quantizers
@@ -29,12 +25,7 @@ def family_of(march: str) -> Family:
 
 def ranged_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Model:
     """The RANGED graph of a prepared model: float nodes with devices, values with meanings."""
-    exported = onnx_graph.export(model, args)
-    read_qdq(exported)
-    place(exported, family_of(march), place_trained(exported))
-    fuse_clamps(exported)
-    attach_ranges(exported, {})
-    return exported
+    return range_trained(onnx_graph.export(model, args), family_of(march))
 
 
 def integer_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Model:
