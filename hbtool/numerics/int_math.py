@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from hbtool.numerics import qtype
+from hbtool.numerics import piecewise, qtype
 from hbtool.numerics.qtype import IntType, QParams
 
 Array = Any
@@ -63,6 +63,9 @@ class IntMath(Protocol):
     def table(self, x: Array, table: Array, type_: IntType) -> Array:
         """table[x - type_.min], elementwise; `type_` is the type of x, `table` has one entry per value of it."""
 
+    def segment_table(self, x: Array, blocks: Array, entries: Array) -> Array:
+        """A piecewise-linear table over int16, elementwise, as `piecewise.evaluate`."""
+
     def window_max(
         self,
         x: Array,
@@ -98,6 +101,9 @@ class IntMath(Protocol):
 
     def argreduce(self, x: Array, kind: str, axis: int, keepdims: bool, last: bool) -> Array:
         """Index of the `max` or `min` along an axis; of equals the first, or the last."""
+
+    def top(self, x: Array, count: int, axis: int, largest: bool) -> tuple[Array, Array]:
+        """The `count` largest (smallest) elements along an axis in order, and their indices; of equals the first."""
 
     def reshape(self, x: Array, shape: Sequence[int]) -> Array:
         """x with another shape."""
@@ -150,7 +156,7 @@ def _windows(
     x = np.pad(x, width, constant_values=pad_value)
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     axes = tuple(range(x.ndim - rank, x.ndim))
-    view = sliding_window_view(x, spans, axis=axes)  # type: ignore[call-overload]
+    view = sliding_window_view(x, spans, axis=axes)
     lead = (slice(None),) * (x.ndim - rank)
     steps = tuple(slice(None, None, s) for s in strides)
     taps = tuple(slice(None, None, d) for d in dilations)
@@ -221,6 +227,9 @@ class NumpyMath:
     def table(self, x: np.ndarray, table: np.ndarray, type_: IntType) -> np.ndarray:  # noqa: D102
         return np.asarray(np.asarray(table)[x.astype(np.int64) - type_.min])
 
+    def segment_table(self, x: np.ndarray, blocks: np.ndarray, entries: np.ndarray) -> np.ndarray:  # noqa: D102
+        return piecewise.evaluate(x, np.asarray(blocks), np.asarray(entries))
+
     def window_max(  # noqa: D102
         self,
         x: np.ndarray,
@@ -270,6 +279,13 @@ class NumpyMath:
         index = source.argmax(axis=axis) if kind == "max" else source.argmin(axis=axis)
         index = x.shape[axis] - 1 - index if last else index
         return np.asarray(np.expand_dims(index, axis) if keepdims else index, np.int64)
+
+    def top(  # noqa: D102
+        self, x: np.ndarray, count: int, axis: int, largest: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        key = -x.astype(np.int64) if largest else x.astype(np.int64)
+        order = np.argsort(key, axis=axis, kind="stable").take(range(count), axis=axis)
+        return np.take_along_axis(x, order, axis), order.astype(np.int64)
 
     def reshape(self, x: np.ndarray, shape: Sequence[int]) -> np.ndarray:  # noqa: D102
         return x.reshape(tuple(shape))

@@ -11,11 +11,14 @@ import numpy as np
 import onnx_ir as ir
 
 from hbtool.ir import graph, meta
+from hbtool.numerics import piecewise
 from hbtool.numerics.int_math import Array, IntMath
-from hbtool.numerics.qtype import IntType, QParams, int_type
+from hbtool.numerics.qtype import INT16, IntType, QParams, int_type
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile
+from hbtool.ops.op import FAMILIES, Box, Family, FloatOp, IntegerOp, Sample, Tile, constraint
+from hbtool.ops.segment_table import SegmentTable
 
 Function = Callable[[np.ndarray], np.ndarray]
 """float64 in, float64 out, elementwise."""
@@ -53,9 +56,10 @@ class Table(IntegerOp):
         return Tile((box, None), a)
 
 
-def table_entries(function: Function, x: QParams, y: QParams, clamp: tuple[int, int]) -> np.ndarray:
-    """The entries of the table of `function` between two per-tensor meanings."""
-    integers = np.arange(x.type.min, x.type.max + 1, dtype=np.int64)
+def rounded_function(
+    function: Function, integers: np.ndarray, x: QParams, y: QParams, clamp: tuple[int, int]
+) -> np.ndarray:
+    """saturate(round_half_even(f(real x) / s_y) + zp_y) of `integers`, computed in float64, as integers of y's type."""
     real = (integers - x.zero_point) * np.float64(x.scale)
     with np.errstate(all="ignore"):
         image = np.asarray(function(real), np.float64)
@@ -65,16 +69,33 @@ def table_entries(function: Function, x: QParams, y: QParams, clamp: tuple[int, 
     return np.clip(steps, max(clamp[0], y.type.min), min(clamp[1], y.type.max)).astype(y.type.dtype)
 
 
+def emit_table(
+    b: IntegerBuilder,
+    source: ir.Value,
+    function: Function,
+    y: QParams,
+    clamp: tuple[int, int],
+    represents: ir.Value | None = None,
+) -> ir.Value:
+    """`function` of an integer value: 256 entries for int8, a piecewise-linear table for int16."""
+    q, shape = meta.qparams(source), graph.static_shape(source)
+    assert q is not None, "integer values carry their meaning"
+    if q.type is INT16:
+        # One value past the end: the last straight line needs its far end.
+        integers = np.arange(q.type.min, q.type.max + 2, dtype=np.int64)
+        segments = piecewise.fit(rounded_function(function, integers, q, y, clamp))
+        operands = [source, b.const(segments.blocks, "blocks"), b.const(segments.entries, "entries")]
+        return b.emit(SegmentTable, operands, y, shape, represents=represents)
+    integers = np.arange(q.type.min, q.type.max + 1, dtype=np.int64)
+    entries = b.const(rounded_function(function, integers, q, y, clamp), "table")
+    attributes = TableAttributes(q.type.name, y.type.name)
+    return b.emit(Table, [source, entries], y, shape, attributes, represents=represents)
+
+
 def lower_table(node: ir.Node, b: IntegerBuilder, x: ir.Value, function: Function) -> None:
     """Emit `function` of the float value `x` as the result of `node`."""
     result = b.result(node)
-    source = b.x(x)
-    q = meta.qparams(source)
-    assert q is not None, "integer values carry their meaning"
-    entries = b.const(table_entries(function, q, result.q, result.clamp), "table")
-    attributes = TableAttributes(q.type.name, result.q.type.name)
-    shape = graph.static_shape(node.outputs[0])
-    b.emit(Table, [source, entries], result.q, shape, attributes, represents=result.value)
+    emit_table(b, b.x(x), function, result.q, result.clamp, result.value)
 
 
 def is_scalar(array: np.ndarray, other: ir.Value, node: ir.Node) -> bool:
@@ -155,14 +176,41 @@ FUNCTIONS: dict[str, Callable[[np.ndarray, Attribute], np.ndarray]] = {
 }
 
 
-class Unary(FloatOp):
+# Where the lists of the three families have an operator on the BPU; not listed (newer than the lists, or made of
+# several listed ones) and nash: see `families_of`.
+_ON_BERNOULLI2 = {"Cos", "Exp", "LeakyRelu", "Reciprocal", "Sigmoid", "Sin", "Softplus", "Sqrt", "Swish", "Tanh"}
+_NOT_ON_BAYES_E = {"Celu", "Neg", "ThresholdedRelu"}
+_ONLY_BAYES_E = {"Acos", "Acosh", "Asin", "Asinh", "Atanh", "Cosh", "Erf", "Round", "Selu", "Sign", "Sinh", "Softsign"}
+_SMALL_ON_BERNOULLI2 = {"Cos", "Sigmoid", "Sin", "Softplus", "Sqrt", "Swish", "Tanh"}
+
+
+class Unary(Limited):
     """Every function of one variable."""
 
     op_types = tuple(FUNCTIONS)
     absorbs_clamp = True
     elementwise = True
     int16_tail = True
-    rule_text = "a table with one entry per input integer, computed once in float64"
+    rule_text = (
+        "int8: a table with one entry per input integer, computed once in float64; int16: a piecewise-linear table, at "
+        f"most {piecewise.BOUND} steps from the rounded function"
+    )
+
+    def families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
+        refused: set[Family] = set()
+        if op_type not in _ON_BERNOULLI2:
+            refused.add("bernoulli2")
+        if op_type in _NOT_ON_BAYES_E | _ONLY_BAYES_E | {"Tan"}:
+            refused.add("bayes")
+        if op_type in _NOT_ON_BAYES_E:
+            refused.add("bayes-e")
+        return tuple(f for f in FAMILIES if f not in refused)
+
+    @constraint(bernoulli2=8192)
+    def small(self, node: ir.Node, limit: int) -> bool | str:
+        """at most {limit} elements per image for Cos, Sigmoid, Sin, Softplus, Sqrt, Swish and Tanh"""
+        count = graph.elements(graph.static_shape(node.outputs[0])[1:])
+        return node.op_type not in _SMALL_ON_BERNOULLI2 or count <= limit or f"there are {count}"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         function = FUNCTIONS[node.op_type]

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from hbtool.errors import HbError, ModelError
 from hbtool.ir import graph, meta
-from hbtool.ops.boundary import BoundaryAttributes, Dequantize, Quantize
+from hbtool.ops.boundary import BoundaryAttributes, Decode, Dequantize, Quantize, leaving_operator
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.op import float_op, is_integer, write_attributes
 
@@ -116,12 +116,13 @@ def _dequantize(model: ir.Model, value: ir.Value, integer: ir.Value, users: list
     assert q is not None, "integer values carry their meaning"
     real = ir.Value(name=value.name)
     value.name = f"{value.name}_float"
-    real.shape, real.dtype = value.shape, ir.DataType.FLOAT
+    real.shape, real.dtype = value.shape, value.dtype or ir.DataType.FLOAT
+    op, attributes = leaving_operator(value, q)
     node = ir.Node(
         graph.INTEGER_DOMAIN,
-        Dequantize.name,
+        op.name,
         [integer],
-        write_attributes(BoundaryAttributes.of(q)),
+        write_attributes(attributes),
         outputs=[real],
         name=f"{real.name}_HzDequantize",
     )
@@ -140,7 +141,7 @@ def _dequantize(model: ir.Model, value: ir.Value, integer: ir.Value, users: list
 
 
 def _is_boundary(node: ir.Node) -> bool:
-    return is_integer(node) and node.op_type in (Quantize.name, Dequantize.name)
+    return is_integer(node) and node.op_type in (Quantize.name, Dequantize.name, Decode.name)
 
 
 def _drop_unused_initializers(model: ir.Model) -> None:

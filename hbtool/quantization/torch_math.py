@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hbtool.numerics.piecewise import BLOCK, BLOCK_BITS
 from hbtool.numerics.qtype import IntType, QParams
 
 EXACT_FLOAT32 = 1 << 24
@@ -108,6 +109,15 @@ class TorchMath:
     def table(self, x: Tensor, table: Tensor, type_: IntType) -> Tensor:  # noqa: D102
         return table[x.long() - type_.min]
 
+    def segment_table(self, x: Tensor, blocks: Tensor, entries: Tensor) -> Tensor:  # noqa: D102
+        offset = x.long() + (1 << 15)
+        block, inner = offset >> BLOCK_BITS, offset & (BLOCK - 1)
+        first, shift = blocks[block, 0].long(), blocks[block, 1].long()
+        k = first + (inner >> shift)
+        weight = (inner - ((inner >> shift) << shift)) << (BLOCK_BITS - shift)
+        blend = entries[k].double() * (BLOCK - weight) + entries[k + 1].double() * weight
+        return (blend / BLOCK).round_().to(entries.dtype)
+
     def window_max(  # noqa: D102
         self,
         x: Tensor,
@@ -189,6 +199,10 @@ class TorchMath:
         if last:
             return torch.where(x == best, index, -1).amax(axis, keepdim=keepdims)
         return torch.where(x == best, index, size).amin(axis, keepdim=keepdims)
+
+    def top(self, x: Tensor, count: int, axis: int, largest: bool) -> tuple[Tensor, Tensor]:  # noqa: D102
+        values, order = torch.sort(x, dim=axis, descending=largest, stable=True)
+        return values.narrow(axis, 0, count), order.narrow(axis, 0, count)
 
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:  # noqa: D102
         return x.reshape(tuple(int(n) for n in shape))
