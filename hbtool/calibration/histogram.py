@@ -75,7 +75,14 @@ class Histogram:
         self.groups = groups
         self._counts = np.zeros(groups * self.resolution.bins, np.int64)
 
-    def add(self, values: NDArray[np.float32], group: IntArray | None = None) -> None:
+    def part(self, group: int) -> Histogram:
+        """One group as a histogram of its own, on the same counts."""
+        found = Histogram(self.resolution, groups=0)
+        found.groups = 1
+        found._counts = self._counts.reshape(self.groups, -1)[group]
+        return found
+
+    def add(self, values: NDArray[np.float32], group: NDArray[np.integer] | None = None) -> None:
         """Count values (any shape); `group` names the group of each, flat, where there are several."""
         upper = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint16)[_HIGH_HALF::2]
         position = _bin_of_upper_half(self.resolution)[upper]

@@ -60,20 +60,18 @@ class Instrument:
         return [str(v.name) for v in values if v is not None and v.dtype in (None, ir.DataType.FLOAT)]
 
     def reduce(self, op_type: str, value: str, axes: Sequence[int] | None) -> str:
-        """Add a Reduce… node over `axes` (dropped from the shape; None for all); returns the result's name."""
+        """Add a Reduce… node over `axes` (None for all), which stay with size 1; returns the result's name."""
         output = self._names.fresh(f"{value}/{op_type}")
         if axes is None:
-            self.node(op_type, [value], output, keepdims=0)
-        elif not axes:
-            self.node("Identity", [value], output)
-        elif op_type in ("ReduceSum",) or self._opset >= 18:
-            self.node(op_type, [value, self.constant(np.asarray(axes, np.int64))], output, keepdims=0)
-        else:
-            self.node(op_type, [value], output, axes=list(axes), keepdims=0)
-        return output
+            return self.node(op_type, [value], output, keepdims=1)
+        if not axes:
+            return self.node("Identity", [value], output)
+        if self._opset >= 18:
+            return self.node(op_type, [value, self.constant(np.asarray(axes, np.int64))], output, keepdims=1)
+        return self.node(op_type, [value], output, axes=list(axes), keepdims=1)
 
     def maximum(self, value: str, axes: Sequence[int] | None) -> str:
-        """Add the maximum over `axes`; returns the result's name.
+        """Add the maximum over `axes`, as `reduce` does.
 
         Over all axes behind the second it is a GlobalMaxPool, the one reduction that onnxruntime also has for its
         blocked convolution layout: the value is then not copied back for it.
@@ -89,36 +87,37 @@ class Instrument:
 
     def zeros(self, count: int) -> str:
         """Add a constant of zeros `[count]`; returns its name."""
-        name = self._names.fresh("zeros")
-        self._proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(count, np.float32), name))
-        return name
+        return self._float_constant(np.zeros(count, np.float32))
 
     def joined(self, values: Sequence[str]) -> str:
         """Add the concatenation of float values, each flattened, `[n]`; returns its name."""
         if not values:
-            empty = self._names.fresh("empty")
-            self._proto.graph.initializer.append(onnx.numpy_helper.from_array(np.empty(0, np.float32), empty))
-            return self.node("Identity", [empty], self._names.fresh("joined"))
-        flat = [self._flat(value) for value in values]
-        return self.node("Concat", flat, self._names.fresh("joined"), axis=0)
+            return self.node("Identity", [self._float_constant(np.empty(0, np.float32))], self._names.fresh("joined"))
+        return self.node("Concat", [self.flat(value) for value in values], self._names.fresh("joined"), axis=0)
 
-    def every(self, value: str, step: int, phase: str) -> str:
-        """Add a value `[n]` with every `step`-th element of the flattened value, from `phase` modulo `step` on."""
-        flat = self._flat(value)
-        if step == 1:
-            return flat
-        step_name = self.constant(np.array([step]))
-        start = self.node("Mod", [phase, step_name], self._names.fresh(f"{value}/start"))
-        end, axis = self.constant(np.array([np.iinfo(np.int64).max])), self.constant(np.array([0]))
-        return self.node("Slice", [flat, start, end, axis, step_name], self._names.fresh(f"{value}/picked"))
-
-    def _flat(self, value: str) -> str:
+    def flat(self, value: str) -> str:
+        """Add the value as `[n]`; returns the result's name."""
         return self.node("Reshape", [value, self.constant(np.array([-1]))], self._names.fresh(f"{value}/flat"))
 
-    def integer_input(self, hint: str) -> str:
-        """Add an int64 input of shape `[1]`; returns its name."""
+    def sliced(self, value: str, start: str, end: str, step: int) -> str:
+        """Add every `step`-th element of the flattened value from `start` to before `end` (int64 values `[1]`)."""
+        bounds = [start, end, self.constant(np.array([0])), self.constant(np.array([step]))]
+        return self.node("Slice", [self.flat(value), *bounds], self._names.fresh(f"{value}/picked"))
+
+    def integer_inputs(self, hint: str, count: int) -> tuple[str, list[str]]:
+        """Add an int64 input `[count]`; returns its name, and those of its elements, each `[1]`."""
         name = self._names.fresh(hint)
-        self._proto.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1]))
+        self._proto.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [count]))
+        parts = [self._names.fresh(f"{hint}/{index}") for index in range(count)]
+        sizes = self.constant(np.ones(count, np.int64))
+        self._proto.graph.node.append(
+            onnx.helper.make_node("Split", [name, sizes], parts, name=f"{name}/split", axis=0)
+        )
+        return name, parts
+
+    def _float_constant(self, array: NDArray[np.float32]) -> str:
+        name = self._names.fresh("constant")
+        self._proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
         return name
 
     def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:

@@ -21,8 +21,8 @@ from hbtool.calibration.histogram import Histogram, Resolution
 from hbtool.calibration.instrument import Instrument, Sample, float_feeds, run
 from hbtool.errors import DataError, ModelError
 
-ELEMENTS = 1 << 22
-"""Elements of one value that a pass counts: the 0.99995 percentile then rests on 200 elements beyond it."""
+ELEMENTS = 1 << 21
+"""Elements of one value that a pass counts: the 0.99995 percentile then rests on 100 elements beyond it."""
 SMALLEST_SELECTION = 1 << 12
 """Elements of one value that every sample contributes at least (where it has as many)."""
 _CHANNEL_RESOLUTION = Resolution(mantissa_bits=4)
@@ -78,16 +78,18 @@ class _Probe:
         shape: its shape.
         axis: its channel axis, None where it has none.
         extremes: its part of the concatenated minima and maxima.
-        step: distance of the elements that are counted.
-        picked: the output with those elements, None where nothing is counted.
+        picked: its part of the concatenated elements that are counted (empty where nothing is).
+        step: distance of these elements in the flattened value.
+        histogram: counts per tensor.
+        channel_histogram: counts per channel.
     """
 
     name: str
     shape: tuple[int, ...]
     axis: int | None
     extremes: slice
-    step: int = 1
-    picked: str | None = None
+    picked: slice
+    step: int
     histogram: Histogram | None = None
     channel_histogram: Histogram | None = None
 
@@ -96,14 +98,18 @@ class _Probe:
         """Number of minima, and of maxima: one per index up to the channel axis."""
         return self.extremes.stop - self.extremes.start
 
-    def count(self, elements: NDArray[np.float32], phase: int) -> None:
-        """Put one sample's selection into the histograms."""
-        if self.histogram is not None:
-            self.histogram.add(elements)
-        if self.channel_histogram is not None and self.axis is not None:
-            behind = math.prod(self.shape[self.axis + 1 :])
-            channel = (phase % self.step + self.step * np.arange(elements.size)) // behind % self.shape[self.axis]
-            self.channel_histogram.add(elements, channel)
+    def window(self, phase: int) -> tuple[int, int]:
+        """First element of a sample's selection, and the end before which its last one lies."""
+        start = phase % self.step
+        return start, start + self.step * (self.picked.stop - self.picked.start)
+
+    def channel_of(self, phase: int) -> NDArray[np.int32]:
+        """The channel of each selected element."""
+        if self.axis is None:
+            return np.zeros(0, np.int32)
+        start, end = self.window(phase)
+        behind, channels = math.prod(self.shape[self.axis + 1 :]), self.shape[self.axis]
+        return np.arange(start, end, self.step, dtype=np.int32) // np.int32(behind) % np.int32(channels)
 
     def statistics(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> Statistics:
         """What was found, given all minima and maxima over all samples."""
@@ -154,41 +160,44 @@ class _Bench:
 
     def __init__(self, model: ir.Model, names: list[str], wanted: Wanted, samples: int) -> None:
         instrument = Instrument(model)
-        self._phase = instrument.integer_input("phase") if wanted.histogram or wanted.channel_histogram else None
+        self.probes = _probes(instrument, names, wanted, samples)
+        self._counted = wanted.histogram or wanted.channel_histogram
+        self._strided = [p for p in self.probes if self._counted and p.step > 1]
         guards = [instrument.reduce("ReduceMean", n, None) for n in instrument.own_float_outputs()]
-        self.probes: list[_Probe] = []
-        minima: list[str] = []
-        maxima: list[str] = []
-        for name in names:
-            probe = _probe(instrument, name, wanted, self.probes[-1].extremes.stop if self.probes else 0)
-            axes = tuple(range(probe.axis + 1, len(probe.shape))) if probe.axis is not None else None
-            zero_low = name in wanted.nonnegative
-            minima.append(instrument.zeros(probe.kept) if zero_low else instrument.reduce("ReduceMin", name, axes))
-            maxima.append(instrument.maximum(name, axes))
-            if self._phase is not None:
-                selection = max(SMALLEST_SELECTION, -(-wanted.elements // samples))
-                probe.step = _step(math.prod(probe.shape), selection)
-                probe.picked = instrument.output(instrument.every(name, probe.step, self._phase))
-            self.probes.append(probe)
-        outputs = [instrument.output(instrument.joined(part)) for part in (minima, maxima, guards)]
-        outputs += [probe.picked for probe in self.probes if probe.picked is not None]
+        joined = [*_extremes(instrument, self.probes, wanted.nonnegative), guards]
+        self._windows, bounds = (
+            instrument.integer_inputs("windows", 2 * len(self._strided)) if self._strided else ("", [])
+        )
+        if self._counted:
+            joined.append(_selections(instrument, self.probes, bounds))
+        self._outputs = [instrument.output(instrument.joined(part)) for part in joined]
         self._session = instrument.session()
-        self._outputs = list(dict.fromkeys(outputs))
         self._inputs = [i.name for i in self._session.get_inputs()]
+        self._tensors = _tensor_histograms(self.probes) if wanted.histogram else None
         self.low = np.full(self.probes[-1].extremes.stop if self.probes else 0, np.inf, np.float32)
         self.high = -self.low
 
     def take(self, sample: Sample, number: int) -> None:
         """Run one sample and take in what it shows."""
         feeds: dict[str, Any] = float_feeds(sample, self._inputs)
-        if self._phase is not None:
-            feeds[self._phase] = np.array([_phase(number)], np.int64)
+        phase = _phase(number)
+        if self._strided:
+            feeds[self._windows] = np.array([p.window(phase) for p in self._strided], np.int64).ravel()
         low, high, guard, *picked = run(self._session, self._outputs, feeds, f"calibration sample {number}")
         np.minimum(self.low, low, out=self.low)
         np.maximum(self.high, high, out=self.high)
         self._check_finite(guard, number)
-        for probe, elements in zip(self.probes, picked, strict=False):
-            probe.count(elements, _phase(number))
+        if picked:
+            self._count(picked[0], phase)
+
+    def _count(self, elements: NDArray[np.float32], phase: int) -> None:
+        """Put one sample's selections into the histograms; those of tensors in one go, as groups of one."""
+        if self._tensors is not None:
+            histogram, group = self._tensors
+            histogram.add(elements, group)
+        for probe in self.probes:
+            if probe.channel_histogram is not None:
+                probe.channel_histogram.add(elements[probe.picked], probe.channel_of(phase))
 
     def _check_finite(self, guard: NDArray[np.float32], number: int) -> None:
         """Refuse infinities in the values, and NaN by the means of the outputs: it passes a minimum unseen."""
@@ -205,19 +214,53 @@ class _Bench:
         )
 
 
-def _probe(instrument: Instrument, name: str, wanted: Wanted, start: int) -> _Probe:
-    """The probe of one value, whose extremes stand from `start` on."""
-    shape = instrument.shape(name)
-    if math.prod(shape) == 0:
-        raise ModelError("holds no elements, so it has no range", where=name)
-    axis = wanted.channel_axis if len(shape) > wanted.channel_axis else None
-    kept = math.prod(shape[: axis + 1]) if axis is not None else 1
-    probe = _Probe(name, shape, axis, slice(start, start + kept))
-    if wanted.histogram:
-        probe.histogram = Histogram()
-    if wanted.channel_histogram and axis is not None:
-        probe.channel_histogram = Histogram(_CHANNEL_RESOLUTION, groups=shape[axis])
-    return probe
+def _probes(instrument: Instrument, names: list[str], wanted: Wanted, samples: int) -> list[_Probe]:
+    """A probe per value, one behind the other in the outputs."""
+    selection = max(SMALLEST_SELECTION, -(-wanted.elements // samples))
+    probes: list[_Probe] = []
+    extreme = element = 0
+    for name in names:
+        shape = instrument.shape(name)
+        size = math.prod(shape)
+        if size == 0:
+            raise ModelError("holds no elements, so it has no range", where=name)
+        axis = wanted.channel_axis if len(shape) > wanted.channel_axis else None
+        kept = math.prod(shape[: axis + 1]) if axis is not None else 1
+        step = _step(size, selection)
+        probe = _Probe(name, shape, axis, slice(extreme, extreme + kept), slice(element, element + size // step), step)
+        if wanted.channel_histogram and axis is not None:
+            probe.channel_histogram = Histogram(_CHANNEL_RESOLUTION, groups=shape[axis])
+        probes.append(probe)
+        extreme, element = probe.extremes.stop, probe.picked.stop
+    return probes
+
+
+def _extremes(
+    instrument: Instrument, probes: list[_Probe], nonnegative: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """Add the minima and the maxima of every value."""
+    minima, maxima = [], []
+    for probe in probes:
+        axes = tuple(range(probe.axis + 1, len(probe.shape))) if probe.axis is not None else None
+        known = probe.name in nonnegative
+        minima.append(instrument.zeros(probe.kept) if known else instrument.reduce("ReduceMin", probe.name, axes))
+        maxima.append(instrument.maximum(probe.name, axes))
+    return minima, maxima
+
+
+def _selections(instrument: Instrument, probes: list[_Probe], bounds: list[str]) -> list[str]:
+    """Add the elements of every value that are counted; `bounds` holds start and end of each window."""
+    left = iter(bounds)
+    return [instrument.sliced(p.name, next(left), next(left), p.step) if p.step > 1 else p.name for p in probes]
+
+
+def _tensor_histograms(probes: list[_Probe]) -> tuple[Histogram, NDArray[np.int32]]:
+    """One histogram with a group per value, of which each probe gets its own, and the group of each element."""
+    histogram = Histogram(groups=len(probes))
+    for index, probe in enumerate(probes):
+        probe.histogram = histogram.part(index)
+    sizes = [p.picked.stop - p.picked.start for p in probes]
+    return histogram, np.repeat(np.arange(len(probes), dtype=np.int32), sizes)
 
 
 def _step(size: int, selection: int) -> int:
