@@ -15,7 +15,7 @@ from hbtool.numerics.qtype import IntType
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import FloatOp, IntegerOp, Sample, constraint
+from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, constraint
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,34 @@ class Concat(IntegerOp):
         self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
     ) -> Sequence[ir.Value]:
         return [b.op("Concat", *(b.value(o) for o in x if o is not None), axis=a.axis)]
+
+    def places(  # noqa: D102
+        self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...]
+    ) -> tuple[Box, ...] | None:
+        boxes, first = [], 0
+        for shape in shapes:
+            if shape is None:
+                return None
+            sides = [(0, n) for n in shape]
+            sides[a.axis] = (first, first + shape[a.axis])
+            first += shape[a.axis]
+            boxes.append(tuple(sides))
+        return tuple(boxes)
+
+    def tile(  # noqa: D102
+        self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box
+    ) -> Tile | None:
+        places = self.places(a, shapes, out)
+        if places is None:
+            return None
+        boxes = []
+        for place in places:
+            first, last = place[a.axis]
+            low, high = max(box[a.axis][0], first), min(box[a.axis][1], last)
+            # An operand outside the box gives no elements.
+            along = (low - first, high - first) if low < high else (0, 0)
+            boxes.append(tuple(along if i == a.axis else b for i, b in enumerate(box)))
+        return Tile(tuple(boxes), a)
 
 
 class ConcatFloat(FloatOp):

@@ -247,6 +247,10 @@ class IntegerOp:
         """What output box `box` (of output shape `out`) needs; None: the operator only runs whole."""
         return None
 
+    def places(self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...]) -> tuple[Box, ...] | None:
+        """The output box that each operand fills, where the output is nothing but its operands side by side."""
+        return None
+
     def work(
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], types: Sequence[IntType]
     ) -> Work:

@@ -16,7 +16,7 @@ from hbtool.numerics.qtype import IntType
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand, encode
-from hbtool.ops.op import FloatOp, IntegerOp, Sample, constraint
+from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, constraint
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,20 @@ class Pad(IntegerOp):
         assert operand is not None
         pads = b.const([*a.before, *a.after], np.int64)
         return [b.op("Pad", b.value(operand), pads, b.const(encode(np.asarray(a.value), types[0])))]
+
+    def tile(  # noqa: D102
+        self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box
+    ) -> Tile | None:
+        x = shapes[0]
+        assert x is not None
+        source, before, after = [], [], []
+        for (low, high), size, first in zip(box, x, a.before, strict=True):
+            start, stop = min(max(low - first, 0), size), min(max(high - first, 0), size)
+            source.append((start, stop))
+            # Elements of the box in front of and behind the part that comes from x.
+            before.append(min(max(first - low, 0), high - low))
+            after.append(high - low - before[-1] - (stop - start))
+        return Tile((tuple(source),), PadAttributes(tuple(before), tuple(after), a.value))
 
 
 class PadFloat(FloatOp):

@@ -43,6 +43,14 @@ class SelectRows(IntegerOp):
                 y = b.op("Gather", y, b.const(index.constant()), axis=axis)
         return [b.op("Identity", y) if y is b.value(operand) else y]
 
+    def tile(  # noqa: D102
+        self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box
+    ) -> Tile | None:
+        x = shapes[0]
+        assert x is not None
+        # Which input rows an output row takes is in the index lists, not in the shapes: all of them.
+        return Tile(((*box[:-2], (0, x[-2]), (0, x[-1])), (box[-2],), (box[-1],)), a)
+
 
 @dataclass(frozen=True)
 class InterpolateAttributes:
