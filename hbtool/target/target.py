@@ -34,11 +34,13 @@ class Layout:
     Attributes:
         shape: the tensor's own shape.
         strides: bytes from one index to the next, per axis.
+        padded: sizes with padding, per axis.
         bytes: size with padding.
     """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    padded: tuple[int, ...]
     bytes: int
 
 
@@ -146,7 +148,7 @@ class Target:
                 strides[axis] = step
                 step *= padded[axis]
             if best is None or step < best.bytes:
-                best = Layout(shape, tuple(strides), step)
+                best = Layout(shape, tuple(strides), tuple(padded), step)
         assert best is not None, "a target has at least one layout"
         return best
 
