@@ -31,10 +31,10 @@ _HOMES: dict[str, str] = {
     ),
     "hbtool.quantization.observed": "ObservedGraphModule load_observer_params",
     "hbtool.quantization.quantize_fx": "convert_fx fuse_fx prepare_calibration_fx prepare_qat_fx",
-    "hbtool.quantization.quantize": "convert prepare_calibration prepare_qat",
-    "hbtool.quantization.fuse_modules": "fuse_conv_shared_modules fuse_known_modules fuse_modules",
+    "hbtool.quantization.quantize": "auto_calibrate convert prepare_calibration prepare_qat",
+    "hbtool.quantization.eager_fusion": "fuse_conv_shared_modules fuse_known_modules fuse_modules",
     "hbtool.quantization.compile": "check_model compile_model export_hbir perf_model visualize_model",
-    "hbtool.quantization.prepare_any": "PrepareMethod auto_calibrate prepare weight_reconstruction",
+    "hbtool.quantization.newer": "PrepareMethod prepare",
 }
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

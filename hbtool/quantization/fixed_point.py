@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
@@ -48,7 +47,9 @@ class QuantizedGraphModule(nn.Module):
         if key not in self._programs:
             if len(self._programs) >= _KEPT_PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))
-            examples = tuple(torch.zeros(shape, device=a.device, dtype=a.dtype) for shape, a in zip(key, args, strict=True))
+            examples = tuple(
+                torch.zeros(shape, device=a.device, dtype=a.dtype) for shape, a in zip(key, args, strict=True)
+            )
             with torch.no_grad():
                 structure = _structure(self.qat_model(*examples))
             self._programs[key] = Program(integer_graph(self.qat_model, examples, self.march)), structure
@@ -58,10 +59,12 @@ class QuantizedGraphModule(nn.Module):
         """The fixed-point outputs, in the structure of the float model's."""
         if not all(isinstance(a, Tensor) for a in args):
             raise TrainingError("a fixed-point model takes tensors only.", hint="Pass every input as a tensor.")
+        tracing = torch.jit.is_tracing()
         with _untraced():
             program, structure = self._entry(args)
-        if torch.jit.is_tracing():
-            data = torch.from_numpy(np.frombuffer(program.to_bytes(), np.uint8).copy())
+            # Made outside the trace, it becomes one plain constant of it.
+            data = torch.frombuffer(bytearray(program.to_bytes()), dtype=torch.uint8) if tracing else None
+        if data is not None:
             outputs = torch.ops.hbtool.integer_program(list(args), data)
         else:
             outputs = program.run(*args)

@@ -7,25 +7,26 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from hbtool.ops.op import Family
 from hbtool.passes.lower_to_integer import lower_to_integer
 from hbtool.passes.range_trained import range_trained
 from hbtool.quantization import onnx_graph
 from hbtool.quantization.fake_quantize import FakeQuantState
 from hbtool.quantization.observed import fake_quantizers
+from hbtool.target.target import Target
+from hbtool.target.target import load as load_target
 
-_FAMILY: dict[str, Family] = {"bernoulli": "bernoulli2", "bernoulli2": "bernoulli2", "bayes": "bayes", "bayes-e": "bayes-e"}
-_MULTIPLIER_BITS = {"bayes": 15, "bayes-e": 15}
+_NEAREST = {"bernoulli": "bernoulli2", "nash-p": "nash-m", "nash-h": "nash-m", "nash-b": "nash-m"}
+"""Marches without figures of their own, and the one of the same family that stands for them."""
 
 
-def family_of(march: str) -> Family:
-    """The BPU family of a march."""
-    return _FAMILY.get(march, "nash")
+def target_of(march: str) -> Target:
+    """The figures of a march."""
+    return load_target(_NEAREST.get(march, march))
 
 
 def ranged_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Model:
     """The RANGED graph of a prepared model: float nodes with devices, values with meanings."""
-    return range_trained(onnx_graph.export(model, args), family_of(march))
+    return range_trained(onnx_graph.export(model, args), target_of(march).family)
 
 
 def integer_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Model:
@@ -35,7 +36,8 @@ def integer_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Mo
         ModelError: torch cannot export it, or an operator has no integer form (names the node).
     """
     ranged = ranged_graph(model, args, march)
-    return lower_to_integer(ranged, family_of(march), _MULTIPLIER_BITS.get(march, 24))
+    target = target_of(march)
+    return lower_to_integer(ranged, target.family, target.multiplier_bits)
 
 
 def freeze(model: nn.Module) -> None:

@@ -160,7 +160,7 @@ def _replace_fake_quantize(model: ir.Model, node: ir.Node) -> None:
     dtype = np.dtype(f"int{bits}")
     flat = scale.reshape(-1).astype(np.float32)
     stored = flat if axis >= 0 else flat[0]
-    name = str(node.outputs[0].name).replace("/FakeQuantize", "/Q")
+    name = graph.node_name(node).replace("FakeQuantize", "Q")
     scale_init = _initializer(model, f"{name}_scale", np.asarray(stored, np.float32))
     zero = _initializer(model, f"{name}_zero_point", np.zeros(np.shape(stored), dtype))
     real = graph.constant(x)
@@ -174,13 +174,17 @@ def _replace_fake_quantize(model: ir.Model, node: ir.Node) -> None:
     else:
         if limits != (np.iinfo(dtype).min, np.iinfo(dtype).max):
             x = _clip(model, node, x, float(flat[0]), limits)
-        quantize = ir.Node("", "QuantizeLinear", [x, scale_init, zero], attributes, num_outputs=1, name=f"{name}/Quantize")
+        quantize = ir.Node(
+            "", "QuantizeLinear", [x, scale_init, zero], attributes, num_outputs=1, name=f"{name}/Quantize"
+        )
         quantize.outputs[0].name, quantize.outputs[0].shape = f"{name}_integers", x.shape
         quantize.outputs[0].dtype = ir.DataType.from_numpy(dtype)
         made.append(quantize)
         integer = quantize.outputs[0]
     copied = [ir.AttrInt64("axis", axis)] if axis >= 0 else []
-    dequantize = ir.Node("", "DequantizeLinear", [integer, scale_init, zero], copied, num_outputs=1, name=f"{name}/Dequantize")
+    dequantize = ir.Node(
+        "", "DequantizeLinear", [integer, scale_init, zero], copied, num_outputs=1, name=f"{name}/Dequantize"
+    )
     out, old = dequantize.outputs[0], node.outputs[0]
     out.shape, out.dtype = old.shape, ir.DataType.FLOAT
     made.append(dequantize)

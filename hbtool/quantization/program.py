@@ -62,7 +62,9 @@ class Program:
             DataError: number, shape or type of the inputs is not the graph's.
         """
         values = self.run_all(*args)
-        return [self._value(v, values, args[0].device if args else torch.device("cpu")) for v in self.model.graph.outputs]
+        return [
+            self._value(v, values, args[0].device if args else torch.device("cpu")) for v in self.model.graph.outputs
+        ]
 
     def run_all(self, *args: Tensor) -> dict[ir.Value, Tensor]:
         """Every value of the graph."""
@@ -135,7 +137,9 @@ def integer_program(inputs: list[Tensor], program: Tensor) -> list[Tensor]:
 
 @integer_program.register_fake
 def _(inputs: list[Tensor], program: Tensor) -> list[Tensor]:
-    raise NotImplementedError("the shapes of an integer program follow from its data; export it with export_quantized_onnx")
+    raise NotImplementedError(
+        "the shapes of an integer program follow from its data; export it with export_quantized_onnx"
+    )
 
 
 _ = hbtool.ops  # registers every operator

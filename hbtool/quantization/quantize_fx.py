@@ -15,7 +15,7 @@ from hbtool.quantization.fake_quantize import FakeQuantState
 from hbtool.quantization.fixed_point import QuantizedGraphModule
 from hbtool.quantization.fusion import fuse
 from hbtool.quantization.observed import ObservedGraphModule, fake_quantizers, load_observer_params
-from hbtool.quantization.prepare import attach
+from hbtool.quantization.attach import attach
 from hbtool.quantization.rewrite import rewrite
 from hbtool.quantization.tracing import QuantGraphModule, copy_model, trace
 

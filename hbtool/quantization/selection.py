@@ -149,7 +149,9 @@ class ForcedToCpu:
         missing = [t.__name__ for t in self.types if t not in types.values()]
         if missing:
             raise UsageError(
-                f"no module is a {', '.join(missing)}.", where="hybrid_dict['module_type']", hint="Give existing classes."
+                f"no module is a {', '.join(missing)}.",
+                where="hybrid_dict['module_type']",
+                hint="Give existing classes.",
             )
         self.type_of = types
 

@@ -87,8 +87,18 @@ class Attacher:
                 self.states[node] = State(kind)
             else:
                 self.states[node] = self._decide(node, op)
+        self._record_paths()
         self.graph.lint()
         self.model.recompile()
+
+    def _record_paths(self) -> None:
+        """What `torch.export` reads: in which modules each node lies (fusion and insertion moved some)."""
+        for node in self.graph.nodes:
+            if node.op == "call_module":
+                path = str(node.target)
+                stack = {p: e for p, e in (node.meta.get("nn_module_stack") or {}).items() if e[0] != path}
+                stack[path] = (path, type(self.model.get_submodule(path)))
+                node.meta["nn_module_stack"] = stack
 
     # ----------------------------------------------------------------------------------------------------- decisions
 
