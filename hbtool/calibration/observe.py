@@ -1,9 +1,9 @@
 """Streams samples through a float model and keeps what calibration needs to know of its values.
 
 Minimum and maximum are exact. Histograms count every element of small tensors and an even selection of large ones:
-over the whole pass about `Wanted.elements` of each value, picked with a step that shares no factor with the tensor's
-size and a start that moves from sample to sample, so that every position is visited. Memory does not depend on the
-number of samples.
+over the whole pass about `Wanted.elements` of each value, picked per channel with a step that shares no factor with the
+channel's size, and a start that moves from sample to sample, so that no position is left out. Memory does not depend on
+the number of samples.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class _Probe:
         axis: its channel axis, None where it has none.
         extremes: its part of the concatenated minima and maxima.
         picked: its part of the concatenated elements that are counted (empty where nothing is).
-        step: distance of these elements in the flattened value.
+        step: distance of these elements: every `step`-th column of the value as a matrix whose rows are the indices up
+            to the channel axis.
         histogram: counts per tensor.
         channel_histogram: counts per channel.
     """
@@ -98,18 +99,22 @@ class _Probe:
         """Number of minima, and of maxima: one per index up to the channel axis."""
         return self.extremes.stop - self.extremes.start
 
-    def window(self, phase: int) -> tuple[int, int]:
-        """First element of a sample's selection, and the end before which its last one lies."""
-        start = phase % self.step
-        return start, start + self.step * (self.picked.stop - self.picked.start)
+    @property
+    def columns(self) -> int:
+        """Elements behind one index up to the channel axis."""
+        return math.prod(self.shape) // self.kept
 
-    def channel_of(self, phase: int) -> NDArray[np.int32]:
+    def window(self, phase: int) -> tuple[int, int]:
+        """First column of a sample's selection, and the end before which its last one lies."""
+        span = self.step * (self.columns // self.step - 1) + 1
+        start = phase % (self.columns - span + 1)
+        return start, start + span
+
+    def channel(self) -> NDArray[np.int32]:
         """The channel of each selected element."""
-        if self.axis is None:
-            return np.zeros(0, np.int32)
-        start, end = self.window(phase)
-        behind, channels = math.prod(self.shape[self.axis + 1 :]), self.shape[self.axis]
-        return np.arange(start, end, self.step, dtype=np.int32) // np.int32(behind) % np.int32(channels)
+        assert self.axis is not None
+        rows = np.arange(self.kept, dtype=np.int32) % np.int32(self.shape[self.axis])
+        return np.repeat(rows, self.columns // self.step)
 
     def statistics(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> Statistics:
         """What was found, given all minima and maxima over all samples."""
@@ -164,12 +169,13 @@ class _Bench:
         self._counted = wanted.histogram or wanted.channel_histogram
         self._strided = [p for p in self.probes if self._counted and p.step > 1]
         guards = [instrument.reduce("ReduceMean", n, None) for n in instrument.own_float_outputs()]
-        joined = [*_extremes(instrument, self.probes, wanted.nonnegative), guards]
+        sources = [instrument.rows(p.name, p.kept) if p in self._strided else p.name for p in self.probes]
+        joined = [*_extremes(instrument, self.probes, sources, wanted.nonnegative), guards]
         self._windows, bounds = (
             instrument.integer_inputs("windows", 2 * len(self._strided)) if self._strided else ("", [])
         )
         if self._counted:
-            joined.append(_selections(instrument, self.probes, bounds))
+            joined.append(_selections(instrument, self.probes, sources, bounds))
         self._outputs = [instrument.output(instrument.joined(part)) for part in joined]
         self._session = instrument.session()
         self._inputs = [i.name for i in self._session.get_inputs()]
@@ -188,16 +194,16 @@ class _Bench:
         np.maximum(self.high, high, out=self.high)
         self._check_finite(guard, number)
         if picked:
-            self._count(picked[0], phase)
+            self._count(picked[0])
 
-    def _count(self, elements: NDArray[np.float32], phase: int) -> None:
+    def _count(self, elements: NDArray[np.float32]) -> None:
         """Put one sample's selections into the histograms; those of tensors in one go, as groups of one."""
         if self._tensors is not None:
             histogram, group = self._tensors
             histogram.add(elements, group)
         for probe in self.probes:
             if probe.channel_histogram is not None:
-                probe.channel_histogram.add(elements[probe.picked], probe.channel_of(phase))
+                probe.channel_histogram.add(elements[probe.picked], probe.channel())
 
     def _check_finite(self, guard: NDArray[np.float32], number: int) -> None:
         """Refuse infinities in the values, and NaN by the means of the outputs: it passes a minimum unseen."""
@@ -226,8 +232,10 @@ def _probes(instrument: Instrument, names: list[str], wanted: Wanted, samples: i
             raise ModelError("holds no elements, so it has no range", where=name)
         axis = wanted.channel_axis if len(shape) > wanted.channel_axis else None
         kept = math.prod(shape[: axis + 1]) if axis is not None else 1
-        step = _step(size, selection)
-        probe = _Probe(name, shape, axis, slice(extreme, extreme + kept), slice(element, element + size // step), step)
+        columns = size // kept
+        step = _step(columns, -(-selection // kept))
+        picked = slice(element, element + kept * (columns // step))
+        probe = _Probe(name, shape, axis, slice(extreme, extreme + kept), picked, step)
         if wanted.channel_histogram and axis is not None:
             probe.channel_histogram = Histogram(_CHANNEL_RESOLUTION, groups=shape[axis])
         probes.append(probe)
@@ -236,22 +244,25 @@ def _probes(instrument: Instrument, names: list[str], wanted: Wanted, samples: i
 
 
 def _extremes(
-    instrument: Instrument, probes: list[_Probe], nonnegative: Collection[str]
+    instrument: Instrument, probes: list[_Probe], sources: list[str], nonnegative: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """Add the minima and the maxima of every value."""
+    """Add the minima and the maxima of every value; minima of matrices where there is one already."""
     minima, maxima = [], []
-    for probe in probes:
+    for probe, source in zip(probes, sources, strict=True):
         axes = tuple(range(probe.axis + 1, len(probe.shape))) if probe.axis is not None else None
-        known = probe.name in nonnegative
-        minima.append(instrument.zeros(probe.kept) if known else instrument.reduce("ReduceMin", probe.name, axes))
+        if probe.name in nonnegative:
+            minima.append(instrument.zeros(probe.kept))
+        else:
+            minima.append(instrument.reduce("ReduceMin", source, axes if source == probe.name else (1,)))
         maxima.append(instrument.maximum(probe.name, axes))
     return minima, maxima
 
 
-def _selections(instrument: Instrument, probes: list[_Probe], bounds: list[str]) -> list[str]:
+def _selections(instrument: Instrument, probes: list[_Probe], sources: list[str], bounds: list[str]) -> list[str]:
     """Add the elements of every value that are counted; `bounds` holds start and end of each window."""
     left = iter(bounds)
-    return [instrument.sliced(p.name, next(left), next(left), p.step) if p.step > 1 else p.name for p in probes]
+    pairs = zip(probes, sources, strict=True)
+    return [instrument.columns(s, next(left), next(left), p.step) if p.step > 1 else s for p, s in pairs]
 
 
 def _tensor_histograms(probes: list[_Probe]) -> tuple[Histogram, NDArray[np.int32]]:
@@ -263,11 +274,14 @@ def _tensor_histograms(probes: list[_Probe]) -> tuple[Histogram, NDArray[np.int3
     return histogram, np.repeat(np.arange(len(probes), dtype=np.int32), sizes)
 
 
-def _step(size: int, selection: int) -> int:
-    """Step that picks about `selection` of `size` elements, without a factor in common with `size`."""
-    step = max(1, round(size / selection))
-    while math.gcd(step, size) != 1:
-        step += 1
+def _step(columns: int, selection: int) -> int:
+    """Step that picks about `selection` of the columns, without a factor in common with their number.
+
+    Such a step never stays in one column of an image.
+    """
+    step = min(max(1, round(columns / selection)), columns)
+    while step > 1 and math.gcd(step, columns) != 1:
+        step -= 1
     return step
 
 

@@ -102,7 +102,8 @@ def test_selections_of_large_values_are_even() -> None:
     magnitudes = found.histogram.magnitudes()
     filled = magnitudes[magnitudes > 0]
     assert filled.size == 129  # 128 bins of the octave, and 2.0 itself
-    np.testing.assert_allclose(filled[:128], counted / 128, rtol=0.05)
+    np.testing.assert_allclose(filled[1:127], counted / 128, rtol=0.02)
+    np.testing.assert_allclose(filled[[0, 127]], counted / 128, rtol=0.1)  # the outermost positions are met less often
     np.testing.assert_allclose(found.channel_histogram.counts.sum(axis=1), counted / 4, rtol=0.01)
 
 
