@@ -49,12 +49,13 @@ def attach_ranges(model: ir.Model, ranges: Mapping[str, Range], options: RangeOp
         ModelError: a value needs a range that was not observed (names it).
     """
     options = options or RangeOptions()
+    trained = {v for node in model.graph for v in node.outputs if meta.qparams(v) is not None}
     chooser = _Chooser(model, ranges, options)
     for node in model.graph:
         if meta.on_bpu(node):
             chooser.inputs(node)
             chooser.outputs(node)
-    _share_scales(model)
+    _share_scales(model, trained)
 
 
 def values_to_observe(model: ir.Model) -> list[str]:
@@ -218,10 +219,11 @@ def _at_table_tail(value: ir.Value) -> bool:
     )
 
 
-def _share_scales(model: ir.Model) -> None:
+def _share_scales(model: ir.Model, trained: Collection[ir.Value]) -> None:
     """Concat: one scale for all inputs. Producers that feed only the Concat write at its scale directly.
 
-    If all inputs have one meaning already, the output keeps it and nothing is inserted.
+    If all inputs have one meaning already, the output keeps it and nothing is inserted. Meanings that were attached
+    before (`trained`) stay: training saw the value rounded to them, and to the Concat's afterwards.
     """
     for node in model.graph:
         op = float_op(node)
@@ -229,14 +231,21 @@ def _share_scales(model: ir.Model) -> None:
             continue
         values = [v for v in node.inputs if v is not None and graph.constant(v) is None]
         meanings = {meta.qparams(v) for v in values}
-        if len(meanings) == 1 and len(values) == len([v for v in node.inputs if v is not None]):
+        one_meaning = len(meanings) == 1 and len(values) == len([v for v in node.inputs if v is not None])
+        if one_meaning and node.outputs[0] not in trained:
             meta.set_qparams(node.outputs[0], meanings.pop())
             continue
         shared = meta.qparams(node.outputs[0])
         for value in values:
             producer = value.producer()
             writer = float_op(producer) if producer is not None and meta.on_bpu(producer) else None
-            if producer is None or writer is None or graph.sole_consumer(value) is not node or writer.unifies_inputs:
+            if (
+                value in trained
+                or producer is None
+                or writer is None
+                or graph.sole_consumer(value) is not node
+                or writer.unifies_inputs
+            ):
                 continue
             if writer.passive or (
                 isinstance(writer.output_rule(producer, 0), SameAs) and meta.fused_into(producer) is None
