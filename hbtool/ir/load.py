@@ -36,8 +36,7 @@ def load_model(path: str | Path, input_shapes: Mapping[str, Sequence[int]] | Non
     Raises:
         ModelError: missing, not ONNX, truncated, invalid, free dimensions without a shape, NaN in weights.
     """
-    file = Path(path)
-    return prepare_model(_read(file), str(path), input_shapes)
+    return prepare_model(read_proto(path), str(path), input_shapes)
 
 
 def prepare_model(
@@ -62,12 +61,29 @@ def prepare_model(
     return model
 
 
-def infer_shapes(model: ir.Model, where: str = "the model") -> ir.Model:
-    """A model with the shapes of every value inferred as far as ONNX can (node order and names are kept)."""
-    return ir.from_proto(_infer(ir.to_proto(model), where))
+def infer_shapes(model: ir.Model, where: str = "the model") -> None:
+    """Write the shapes and types of every value of the main graph, as far as ONNX can infer them, in place."""
+    inferred = _infer(ir.to_proto(model), where)
+    found = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
+    for node in model.graph:
+        for value in node.outputs:
+            info = found.get(value.name)
+            if info is None or not info.type.HasField("tensor_type"):
+                continue
+            tensor = info.type.tensor_type
+            if tensor.elem_type:
+                value.dtype = ir.DataType(tensor.elem_type)
+            if tensor.HasField("shape"):
+                value.shape = ir.Shape([d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim])
 
 
-def _read(file: Path) -> onnx.ModelProto:
+def read_proto(path: str | Path) -> onnx.ModelProto:
+    """The file as it is, after checks that it is ONNX at all.
+
+    Raises:
+        ModelError: missing, a folder, not ONNX, truncated, external data missing.
+    """
+    file = Path(path)
     if not file.exists():
         raise ModelError("the model file does not exist", where=str(file), hint="Check onnx_model (or --model).")
     if file.is_dir():

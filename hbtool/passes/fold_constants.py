@@ -20,14 +20,14 @@ MAX_ELEMENTS = 1 << 24
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 
-def fold_constants(model: ir.Model) -> ir.Model:
-    """The folded model (the given one is changed and may be the result)."""
+def fold_constants(model: ir.Model) -> None:
+    """Fold until nothing changes, in place."""
     while True:
         changed = _fold_shapes(model)
         changed |= _fold_round(model)
         if not changed:
-            return model
-        model = infer_shapes(model)
+            return
+        infer_shapes(model)
 
 
 def _fold_shapes(model: ir.Model) -> bool:
@@ -97,7 +97,7 @@ def replace_by_constant(model: ir.Model, value: ir.Value, array: np.ndarray) -> 
     model.graph.register_initializer(constant)
     value.replace_all_uses_with(constant)
     if value.is_graph_output():
-        out = ir.Value(name=value.name, shape=constant.shape, type=ir.TensorType(constant.dtype))
+        out = ir.Value(name=value.name, shape=constant.shape, type=constant.type)
         node = ir.Node("", "Identity", [constant], outputs=[out], name=f"{value.name}_identity")
         value.name = f"{value.name}_computed"
         model.graph.append(node)

@@ -23,18 +23,31 @@ REWRITES: tuple[Callable[[ir.Model], bool], ...] = (
 )
 """In this order: what is removed first opens patterns for the later ones."""
 
+REWRITES_OF_TRAINED: tuple[Callable[[ir.Model], bool], ...] = (remove_no_ops,)
+"""Rewrites that leave trained weights and ranges alone."""
+
 MAX_ROUNDS = 20
 
 
 def simplify(model: ir.Model) -> ir.Model:
     """The simplified copy of a FLOAT graph; inputs and outputs keep their names, types and values."""
-    model = fold_constants(model.clone())
+    return _simplify(model, REWRITES)
+
+
+def simplify_trained(model: ir.Model) -> ir.Model:
+    """The same for a graph whose values carry trained ranges: weights are not changed."""
+    return _simplify(model, REWRITES_OF_TRAINED)
+
+
+def _simplify(model: ir.Model, rewrites: tuple[Callable[[ir.Model], bool], ...]) -> ir.Model:
+    model = model.clone()
+    fold_constants(model)
     for _ in range(MAX_ROUNDS):
-        changed = [rewrite(model) for rewrite in REWRITES]
+        changed = [rewrite(model) for rewrite in rewrites]
         drop_dead(model)
         if not any(changed):
             break
-        model = infer_shapes(model)
+        infer_shapes(model)
     # Last, because fused functions hide their operators from the passes above.
     fuse_elementwise(model)
     drop_dead(model)

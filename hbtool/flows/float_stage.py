@@ -1,0 +1,130 @@
+"""Everything before calibration: configuration and model checked against each other, the float graph ready to place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from hbtool.calibration.dataset import Dataset
+from hbtool.config.model_check import ModelCheck, ModelFacts, check_against_model
+from hbtool.config.paths import ResolvedPaths, check_files
+from hbtool.config.schema import LoadedConfig
+from hbtool.errors import ConfigError, UnsupportedError
+from hbtool.flows.inputs import input_specs, insert_inputs, model_facts, open_dataset
+from hbtool.flows.talk import Talk
+from hbtool.ir.load import prepare_model, read_proto
+from hbtool.numerics.qtype import INT8, INT16, IntType
+from hbtool.ops.op import Family
+from hbtool.passes.cut_outputs import cut_outputs
+from hbtool.passes.place import PlacementRequest
+from hbtool.passes.read_qdq import has_qdq, read_qdq
+from hbtool.passes.simplify import simplify, simplify_trained
+from hbtool.target.target import Target
+from hbtool.target.target import load as load_target
+
+INT_TYPES: dict[str, IntType] = {"int8": INT8, "int16": INT16}
+
+
+@dataclass(frozen=True)
+class FloatStage:
+    """What is known before calibration starts.
+
+    Attributes:
+        loaded: the configuration.
+        paths: its absolute paths.
+        check: the configuration in terms of the model.
+        facts: the model as the file declares it.
+        target: the machine.
+        original: float graph with preprocessing, otherwise as the user's.
+        optimized: the same numbers with fewer nodes; trained ranges are attached as meanings.
+        samples: calibration samples (random for skip); None where ranges come with the model.
+        trained: whether ranges come with the model.
+    """
+
+    loaded: LoadedConfig
+    paths: ResolvedPaths
+    check: ModelCheck
+    facts: ModelFacts
+    target: Target
+    original: ir.Model
+    optimized: ir.Model
+    samples: Dataset
+    trained: bool
+
+    @property
+    def family(self) -> Family:
+        """BPU family of the target."""
+        return self.target.family
+
+
+def prepare_float(loaded: LoadedConfig, talk: Talk) -> FloatStage:
+    """Check everything that can be checked, read the model, clean it up.
+
+    Raises:
+        ConfigError: the configuration contradicts itself or the model.
+        ModelError: the model cannot be read.
+        DataError: calibration folders do not fit.
+    """
+    paths = check_files(loaded)
+    if paths.onnx_model is None:
+        raise UnsupportedError(
+            "Caffe models are not read",
+            where=str(loaded.place("model_parameters", "caffe_model")),
+            hint="Convert the model to ONNX first and name it with onnx_model.",
+        )
+    target = load_target(str(paths.target_file or loaded.model_parameters.march))
+    proto = read_proto(paths.onnx_model)
+    facts = model_facts(proto)
+    check = check_against_model(loaded, facts)
+    for note in (*loaded.warnings, *check.warnings):
+        (talk.warn if note.loud else talk.info)(str(note))
+    model = prepare_model(proto, str(paths.onnx_model), {c.name: c.shape for c in check.inputs})
+    cut_outputs(model, check.output_nodes)
+    calibration = loaded.calibration_parameters
+    trained = calibration.calibration_type == "load"
+    if trained and not has_qdq(model):
+        raise ConfigError(
+            "calibration_type load needs a model that carries ranges, and this one has no Q/DQ nodes",
+            where=str(loaded.place("calibration_parameters", "calibration_type")),
+            hint="Export the QAT model with hbtool export-onnx, or calibrate with another calibration_type.",
+        )
+    insert_inputs(model, check.inputs)
+    dtypes = {i.name: i.dtype for i in facts.inputs}
+    specs = input_specs(check.inputs, dtypes, calibration.preprocess_on)
+    random = calibration.calibration_type in ("skip", "load")
+    samples = open_dataset(specs, random)
+    for remark in () if random else getattr(samples, "remarks", tuple)():
+        talk.warn(remark)
+    original = model.clone()
+    if trained:
+        read_qdq(model)
+        optimized = simplify_trained(model)
+    else:
+        optimized = simplify(model)
+    talk.info(f"optimized the float graph: {original.graph.num_nodes()} -> {optimized.graph.num_nodes()} nodes")
+    return FloatStage(loaded, paths, check, facts, target, original, optimized, samples, trained)
+
+
+def placement_request(stage: FloatStage) -> PlacementRequest:
+    """What the configuration asks of placement."""
+    settings = stage.check.node_settings.values()
+    flags = stage.loaded.calibration_parameters.optimization
+    return PlacementRequest(
+        run_on_cpu=tuple(s.node for s in settings if s.device == "CPU"),
+        run_on_bpu=tuple(s.node for s in settings if s.device == "BPU"),
+        kinds_on_bpu=tuple(dict.fromkeys(k.op_type for k in flags.kinds)),
+        quantized_outputs=INT_TYPES.get(flags.model_output or ""),
+    )
+
+
+def output_folder(stage: FloatStage) -> Path:
+    """Where files go."""
+    return stage.paths.working_dir
+
+
+def names(values: Sequence[ir.Value]) -> list[str]:
+    """Names of values, for messages."""
+    return [v.name or "" for v in values]

@@ -1,0 +1,145 @@
+"""An artifact in memory: the INTEGER graph, the Programs of its BPU segments, and what the application must know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from hbtool.artifact.container import Container, read_container, write_container
+from hbtool.artifact.program import Program
+from hbtool.artifact.program_json import read_program, write_program
+from hbtool.compiler.segments import Segment, split_segments
+from hbtool.errors import ArtifactError
+from hbtool.ir import graph
+from hbtool.runtime.input_format import InputFormat
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What makertbin builds and the runtime runs.
+
+    Attributes:
+        name: model name.
+        march: march (or path of the target file) it was compiled for.
+        target: the target's figures, as loaded, so that reports need no file.
+        model: the INTEGER graph.
+        programs: segment name -> Program, one per BPU segment.
+        inputs: what the application feeds, by graph input.
+        build: the configuration and versions it was built with (plain JSON).
+    """
+
+    name: str
+    march: str
+    target: Mapping[str, Any]
+    model: ir.Model
+    programs: Mapping[str, Program]
+    inputs: tuple[InputFormat, ...]
+    build: Mapping[str, Any] = field(default_factory=dict)
+
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments in execution order."""
+        return split_segments(self.model)
+
+
+def save_artifact(artifact: Artifact, path: str | Path) -> Path:
+    """Write an artifact as one step."""
+    proto = ir.to_proto(artifact.model)
+    tensors: dict[str, np.ndarray] = {}
+    for tensor in proto.graph.initializer:
+        tensors[f"const/{tensor.name}"] = onnx.numpy_helper.to_array(tensor)
+        for name in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+            tensor.ClearField(name)
+    tensors["graph"] = np.frombuffer(proto.SerializeToString(), np.uint8)
+    for name, program in artifact.programs.items():
+        tensors[f"program/{name}"] = np.frombuffer(write_program(program).encode(), np.uint8)
+    header = {
+        "name": artifact.name,
+        "march": artifact.march,
+        "target": dict(artifact.target),
+        "inputs": [_input_to_json(form) for form in artifact.inputs],
+        "build": dict(artifact.build),
+    }
+    return write_container(path, Container(header, tensors))
+
+
+def load_artifact(path: str | Path) -> Artifact:
+    """Read and check an artifact.
+
+    Raises:
+        ArtifactError: missing, truncated, damaged, of another version, or inconsistent in itself.
+    """
+    container = read_container(path)
+    header, where = container.header, str(path)
+    try:
+        model = _model(container.tensors, where)
+        inputs = tuple(_input_from_json(entry) for entry in header["inputs"])
+        name, march, target = str(header["name"]), str(header["march"]), dict(header["target"])
+        build = dict(header.get("build", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"the header is incomplete: {error}", where=where, hint="Build it again.") from error
+    programs = {
+        key.removeprefix("program/"): read_program(array.tobytes(), f"{where} ({key})")
+        for key, array in container.tensors.items()
+        if key.startswith("program/")
+    }
+    artifact = Artifact(name, march, target, model, programs, inputs, build)
+    expected = {s.name for s in artifact.segments() if s.device == "BPU"}
+    if set(programs) != expected:
+        raise ArtifactError("the programs do not match the segments of the graph", where=where, hint="Build it again.")
+    return artifact
+
+
+def _model(tensors: Mapping[str, np.ndarray], where: str) -> ir.Model:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(tensors["graph"].tobytes())
+        for tensor in proto.graph.initializer:
+            array = tensors[f"const/{tensor.name}"]
+            if (
+                tuple(tensor.dims) != array.shape
+                or onnx.helper.np_dtype_to_tensor_dtype(array.dtype) != tensor.data_type
+            ):
+                raise ArtifactError(
+                    f"constant {tensor.name!r} has another shape or type than the graph says", where=where
+                )
+            tensor.raw_data = array.tobytes()
+        return ir.from_proto(proto)
+    except ArtifactError:
+        raise
+    except Exception as error:
+        raise ArtifactError(f"the graph cannot be read: {error}", where=where, hint="Build it again.") from error
+
+
+def _input_to_json(form: InputFormat) -> dict[str, Any]:
+    return {
+        "name": form.name,
+        "shape": list(form.shape),
+        "type_rt": form.type_rt,
+        "layout_rt": form.layout_rt,
+        "layout_graph": form.layout_graph,
+        "space_and_range": form.space_and_range,
+        "dtype": np.dtype(form.dtype).name,
+    }
+
+
+def _input_from_json(entry: Mapping[str, Any]) -> InputFormat:
+    return InputFormat(
+        str(entry["name"]),
+        tuple(int(n) for n in entry["shape"]),
+        str(entry["type_rt"]),
+        str(entry["layout_rt"]),
+        str(entry["layout_graph"]),
+        str(entry["space_and_range"]),
+        np.dtype(str(entry["dtype"])),
+    )
+
+
+def graph_outputs(model: ir.Model) -> list[str]:
+    """Names of the model's outputs, in order."""
+    return [graph.value_name(v) for v in model.graph.outputs]

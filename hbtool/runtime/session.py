@@ -1,0 +1,119 @@
+"""`Session`: an artifact behind onnxruntime's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+
+from hbtool.errors import DataError, UsageError
+from hbtool.ir import graph
+from hbtool.passes.to_standard_onnx import to_standard_onnx
+from hbtool.runtime.artifact import Artifact, graph_outputs, load_artifact
+from hbtool.runtime.input_format import InputFormat, to_graph_tensor
+from hbtool.runtime.onnx_session import make_session
+from hbtool.runtime.reference import run_reference
+
+Backend = Literal["host", "sim", "reference"]
+BACKENDS: tuple[Backend, ...] = ("host", "sim", "reference")
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """Name, ONNX type and shape of an input or output, as onnxruntime gives them."""
+
+    name: str
+    type: str
+    shape: list[int]
+
+
+class Session:
+    """Runs an artifact on a PC.
+
+    Args:
+        artifact: a file, or an artifact in memory.
+        backend: `host` runs all integers in onnxruntime at full speed, `sim` executes the Programs instruction by
+            instruction on simulated memory, `reference` runs the definition of every operator. Same bits.
+
+    Raises:
+        ArtifactError: the file cannot be used.
+    """
+
+    def __init__(self, artifact: str | Path | Artifact, backend: Backend = "host") -> None:
+        if backend not in BACKENDS:
+            raise UsageError(f"unknown backend {backend!r}", hint=f"Backends: {', '.join(BACKENDS)}.")
+        self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+        self.backend = backend
+        self._forms = {form.name: form for form in self.artifact.inputs}
+        self._host: onnxruntime.InferenceSession | None = None
+        if backend == "host":
+            self._host = make_session(to_standard_onnx(self.artifact.model))
+
+    def get_inputs(self) -> list[NodeArg]:
+        """What the application feeds: images as uint8 in the runtime format, feature maps as they are."""
+        names = [graph.value_name(v) for v in self.artifact.model.graph.inputs]
+        return [_described(self._forms[name]) for name in names]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """The model's outputs."""
+        outputs = []
+        for value in self.artifact.model.graph.outputs:
+            kind = f"tensor({_onnx_name(value.dtype.numpy()) if value.dtype is not None else 'float'})"
+            outputs.append(NodeArg(graph.value_name(value), kind, list(graph.known_shape(value) or ())))
+        return outputs
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[np.ndarray]:
+        """Run once.
+
+        Args:
+            output_names: which outputs, in which order; None for all.
+            feeds: input name -> array (or bytes) in the runtime format of the input. An int8 array of an image input
+                is taken as already minus 128.
+
+        Raises:
+            DataError: an input is missing, unknown, or of the wrong type or size.
+        """
+        prepared = self._prepare(feeds)
+        results = self._run(prepared)
+        wanted = graph_outputs(self.artifact.model) if output_names is None else output_names
+        if unknown := [name for name in wanted if name not in results]:
+            raise DataError(f"there is no output {unknown[0]!r}", hint=f"Outputs: {', '.join(results)}.")
+        return [results[name] for name in wanted]
+
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self._host is not None:
+            names = graph_outputs(self.artifact.model)
+            return dict(zip(names, (np.asarray(r) for r in self._host.run(None, feeds)), strict=True))
+        if self.backend == "sim":
+            from hbtool.runtime.simulated import run_simulated
+
+            return run_simulated(self.artifact, feeds)
+        return run_reference(self.artifact.model, feeds)
+
+    def _prepare(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        names = list(self._forms)
+        if unknown := [name for name in feeds if name not in self._forms]:
+            raise DataError(f"there is no input {unknown[0]!r}", hint=f"Inputs: {', '.join(names)}.")
+        if missing := [name for name in names if name not in feeds]:
+            raise DataError(f"input {missing[0]!r} is missing", hint=f"Inputs: {', '.join(names)}.")
+        return {name: self._graph_tensor(feeds[name], form) for name, form in self._forms.items()}
+
+    @staticmethod
+    def _graph_tensor(fed: Any, form: InputFormat) -> np.ndarray:
+        if form.is_image and isinstance(fed, np.ndarray) and fed.dtype == np.int8 and fed.shape == form.shape:
+            return fed
+        if isinstance(fed, bytes | bytearray | memoryview):
+            return to_graph_tensor(bytes(fed), form)
+        return to_graph_tensor(np.asarray(fed), form)
+
+
+def _onnx_name(dtype: Any) -> str:
+    return {"float32": "float", "float64": "double"}.get(np.dtype(dtype).name, np.dtype(dtype).name)
+
+
+def _described(form: InputFormat) -> NodeArg:
+    return NodeArg(form.name, f"tensor({_onnx_name(form.fed_dtype)})", list(form.fed_shape))
