@@ -198,3 +198,16 @@ def requantized(b: IntegerBuilder, x: ir.Value, q: QParams, represents: ir.Value
         name=f"{meta.float_value(x) or x.name}_Requantize",
         represents=represents,
     )
+
+
+def entered_bool(b: IntegerBuilder, value: ir.Value) -> ir.Value:
+    """The int8 0 or 1 of a bool value of the float graph; one that comes from the CPU is encoded."""
+    known = b.integer_of(value)
+    if known is not None:
+        return known
+    out = b.make_value(f"{value.name}_quantized", TRUTH, graph.static_shape(value))
+    node = ir.Node(graph.INTEGER_DOMAIN, EncodeBool.name, [value], outputs=[out], name=f"{value.name}_HzQuantize")
+    meta.set_placement(node, meta.Placement("CPU", "enters a BPU segment as 0 or 1"))
+    b.insert(node)
+    b.bind(value, out)
+    return out

@@ -12,10 +12,11 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import IntType
+from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Rule, SameAs, Sample, Tile, Work, constraint
-from hbtool.ops.reduce_mean import reduction_axes
+from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.reduce_mean import Reduction, reduced_box, reduction_axes
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,7 @@ class ReduceExtreme(IntegerOp):
     ) -> Tile:
         x = shapes[0]
         assert x is not None
-        kept = iter(box)
-        boxes: list[tuple[int, int]] = []
-        for axis, size in enumerate(x):
-            if axis in a.axes:
-                boxes.append((0, size))
-                if a.keepdims:
-                    next(kept)
-            else:
-                boxes.append(next(kept))
-        return Tile((tuple(boxes),), a)
+        return Tile((reduced_box(x, a.axes, bool(a.keepdims), box),), a)
 
     def work(  # noqa: D102
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], types: Sequence[IntType]
@@ -68,31 +60,48 @@ class ReduceExtreme(IntegerOp):
         return Work("vector", vector_ops=graph.elements(x), bits=types[0].bits)
 
 
-class ReduceExtremeFloat(FloatOp):
-    """ONNX ReduceMax and ReduceMin over constant axes."""
+class ReduceExtremeFloat(Reduction):
+    """ONNX ReduceMax and ReduceMin over constant axes, and GlobalMaxPool."""
 
-    op_types = ("ReduceMax", "ReduceMin")
-    families = ("bayes", "bayes-e", "nash")
-    rule_text = "compares integers; the output means what the input means"
+    op_types = ("ReduceMax", "ReduceMin", "GlobalMaxPool")
+    passive = True
+    rule_text = "compares integers, scale unchanged"
 
-    @constraint()
-    def constant_axes(self, node: ir.Node, limit: Any) -> bool | str:
-        """constant axes"""
-        axes = graph.input_at(node, 1)
-        return axes is None or graph.constant(axes) is not None or "they are computed"
+    def families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
+        return {"ReduceMax": FAMILIES[1:], "ReduceMin": ("nash",), "GlobalMaxPool": FAMILIES}[op_type]
 
-    def output_rule(self, node: ir.Node, index: int) -> Rule:  # noqa: D102
-        return SameAs(0)
+    @constraint(bernoulli2=1024, bayes=256, bayes_e=256)
+    def pooled_size(self, node: ir.Node, limit: int) -> bool | str:
+        """for GlobalMaxPool: height and width of at most {limit}"""
+        x = node.inputs[0]
+        if node.op_type != "GlobalMaxPool" or x is None:
+            return True
+        sizes = graph.static_shape(x)[2:]
+        return max(sizes) <= limit or f"one is {max(sizes)}"
+
+    @constraint(bayes=8192, bayes_e=8192)
+    def axis_size(self, node: ir.Node, limit: int) -> bool | str:
+        """for ReduceMax: a reduced axis of at most {limit}"""
+        x = node.inputs[0]
+        if node.op_type != "ReduceMax" or x is None:
+            return True
+        largest = max((graph.static_shape(x)[i] for i in reduction_axes(node)), default=1)
+        return largest <= limit or f"it is {largest}"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
-        x, out = node.inputs[0], node.outputs[0]
+        x = node.inputs[0]
         assert x is not None
-        kind = "max" if node.op_type == "ReduceMax" else "min"
-        attributes = ExtremeAttributes(kind, reduction_axes(node), graph.attribute(node, "keepdims", 1))
-        b.emit(ReduceExtreme, [b.x(x)], b.q(x), graph.static_shape(out), attributes, represents=out)
+        result = b.result(node)
+        kind = "min" if node.op_type == "ReduceMin" else "max"
+        keepdims = 1 if node.op_type == "GlobalMaxPool" else graph.attribute(node, "keepdims", 1)
+        attributes = ExtremeAttributes(kind, reduction_axes(node), keepdims)
+        source = requantized(b, b.x(x), result.q)
+        shape = graph.static_shape(node.outputs[0])
+        b.emit(ReduceExtreme, [source], result.q, shape, attributes, represents=result.value)
 
     def samples(self) -> Iterator[Sample]:  # noqa: D102
         x = np.random.default_rng(12).standard_normal((2, 3, 4, 5)).astype(np.float32)
         yield Sample("max over channels", "ReduceMax", (x,), {1: np.array([1])}, {"keepdims": 1})
+        yield Sample("global pool", "GlobalMaxPool", (x - 3,))
         yield Sample("max over last, dropped", "ReduceMax", (x,), {1: np.array([-1])}, {"keepdims": 0})
         yield Sample("min over H, W", "ReduceMin", (x - 2,), {1: np.array([2, 3])}, {"keepdims": 1})

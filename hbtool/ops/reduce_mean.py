@@ -13,8 +13,9 @@ from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT32, IntType, int_type
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import EXACT_FLOAT32, OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, Work, constraint
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,7 @@ class ReduceSum(IntegerOp):
     ) -> Tile:
         x = shapes[0]
         assert x is not None
-        kept = iter(box)
-        boxes: list[tuple[int, int]] = []
-        for axis, size in enumerate(x):
-            if axis in a.axes:
-                boxes.append((0, size))
-                if a.keepdims:
-                    next(kept)
-            else:
-                boxes.append(next(kept))
-        return Tile((tuple(boxes), None), a)
+        return Tile((reduced_box(x, a.axes, bool(a.keepdims), box), None), a)
 
     def work(  # noqa: D102
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], types: Sequence[IntType]
@@ -84,11 +76,27 @@ class ReduceSum(IntegerOp):
         return Work("vector", vector_ops=graph.elements(x), bits=types[0].bits)
 
 
+def reduced_box(shape: Sequence[int], axes: Sequence[int], keepdims: bool, box: Box) -> Box:
+    """The box of an operand of `shape` that a reduction over `axes` reads for output box `box`."""
+    kept = iter(box)
+    boxes: list[tuple[int, int]] = []
+    for axis, size in enumerate(shape):
+        if axis in axes:
+            boxes.append((0, size))
+            if keepdims:
+                next(kept)
+        else:
+            boxes.append(next(kept))
+    return tuple(boxes)
+
+
 def reduction_axes(node: ir.Node) -> tuple[int, ...]:
     """The axes of an ONNX reduction, not negative, sorted (all axes where none are given)."""
     x = node.inputs[0]
     assert x is not None
     rank = len(graph.static_shape(x))
+    if node.op_type.startswith("Global"):
+        return tuple(range(2, rank))
     given = graph.constant(graph.input_at(node, 1))
     axes = tuple(int(i) for i in given) if given is not None else graph.attribute(node, "axes", ())
     if not axes:
@@ -96,18 +104,41 @@ def reduction_axes(node: ir.Node) -> tuple[int, ...]:
     return tuple(sorted(i % rank for i in axes))
 
 
-class ReduceSumFloat(FloatOp):
-    """ONNX ReduceMean and ReduceSum over constant axes."""
-
-    op_types = ("ReduceMean", "ReduceSum")
-    absorbs_clamp = True
-    rule_text = "exact integer sum, one float32 multiply"
+class Reduction(Limited):
+    """What all reductions over axes share."""
 
     @constraint()
     def constant_axes(self, node: ir.Node, limit: Any) -> bool | str:
         """constant axes"""
         axes = graph.input_at(node, 1)
         return axes is None or graph.constant(axes) is not None or "they are computed"
+
+    @constraint(bayes=5, bayes_e=5)
+    def reduced_rank(self, node: ir.Node, limit: int) -> bool | str:
+        """rank 2 to {limit}"""
+        x = node.inputs[0]
+        rank = 0 if x is None else len(graph.static_shape(x))
+        return 2 <= rank <= limit or f"the rank is {rank}"
+
+    @constraint("bayes", "bayes-e")
+    def few_axes(self, node: ir.Node, limit: Any) -> bool | str:
+        """one axis, or for a sum and a mean height and width together"""
+        x = node.inputs[0]
+        assert x is not None
+        axes, rank = reduction_axes(node), len(graph.static_shape(x))
+        spatial = node.op_type != "ReduceMax" and rank == 4 and axes == (2, 3)
+        return len(axes) == 1 or spatial or f"the axes are {', '.join(map(str, axes)) or 'none'}"
+
+
+class ReduceSumFloat(Reduction):
+    """ONNX ReduceMean and ReduceSum over constant axes."""
+
+    op_types = ("ReduceMean", "ReduceSum")
+    absorbs_clamp = True
+    rule_text = "exact integer sum, one float32 multiply"
+
+    def families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
+        return FAMILIES if op_type == "ReduceMean" else FAMILIES[1:]
 
     @constraint("bernoulli2")
     def spatial_axes(self, node: ir.Node, limit: Any) -> bool | str:

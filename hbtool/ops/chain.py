@@ -1,0 +1,133 @@
+"""Operators that the BPU runs as a chain of simpler ones (Softmax, LayerNorm, Div): the links, on integer values.
+
+A chain keeps int16 between its links where the family has int16. Nobody observes the values in between: every range
+is derived from the range of the input and from the formula, by the operator that builds the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from hbtool.ir import graph, meta
+from hbtool.numerics import qtype
+from hbtool.numerics.qtype import INT8, INT16, INT32, QParams
+from hbtool.numerics.rescale import dyadic_ratios
+from hbtool.ops.add import Add, AddAttributes
+from hbtool.ops.integer_builder import IntegerBuilder, Result
+from hbtool.ops.mul import Mul, MulAttributes
+from hbtool.ops.reduce_max import ExtremeAttributes, ReduceExtreme
+from hbtool.ops.reduce_mean import ReduceSum, SumAttributes
+from hbtool.ops.reshape import Reshape, ReshapeAttributes
+from hbtool.ops.sum_square import ReduceSumSquare
+from hbtool.ops.table import Function, emit_table
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where a link writes.
+
+    Attributes:
+        q: meaning of the integers it writes.
+        value: the float value they stand for, None between two links.
+        clamp: smallest and largest integer allowed.
+    """
+
+    q: QParams
+    value: ir.Value | None = None
+    clamp: tuple[int, int] = (INT32.min, INT32.max)
+
+    @classmethod
+    def of(cls, result: Result) -> Goal:
+        """The end of the chain: the node's result."""
+        return cls(result.q, result.value, result.clamp)
+
+
+class Chain:
+    """Emits links into the INTEGER graph; every method returns the integer value it made."""
+
+    def __init__(self, b: IntegerBuilder) -> None:
+        self.b = b
+        self.wide = INT8 if b.family == "bernoulli2" else INT16
+
+    def within(self, threshold: float) -> Goal:
+        """A value between two links whose magnitude stays below `threshold`."""
+        return Goal(qtype.symmetric(threshold, self.wide))
+
+    @staticmethod
+    def span(x: ir.Value) -> float:
+        """The largest difference of two numbers that the integers of `x` can stand for."""
+        low, high = _q(x).real_range
+        return high - low
+
+    @staticmethod
+    def reach(x: ir.Value) -> float:
+        """The largest magnitude that the integers of `x` can stand for."""
+        return max(abs(v) for v in _q(x).real_range)
+
+    def table(self, x: ir.Value, function: Function, to: Goal) -> ir.Value:
+        """function(x)."""
+        return emit_table(self.b, x, function, to.q, to.clamp, to.value)
+
+    def add(self, x: ir.Value, y: ir.Value, to: Goal, sign: float = 1.0) -> ir.Value:
+        """x + sign * y, broadcast."""
+        a, c = _q(x), _q(y)
+        widest = max((a.type, c.type), key=lambda t: t.bits)
+        ratios = dyadic_ratios([a.scale / to.q.scale, sign * c.scale / to.q.scale], widest)
+        attributes = AddAttributes(*ratios, a.zero_point, c.zero_point, to.q.zero_point, to.q.type.name, *to.clamp)
+        return self.b.emit(Add, [x, y], to.q, _shape(x, y), attributes, represents=to.value)
+
+    def mul(self, x: ir.Value, y: ir.Value, to: Goal) -> ir.Value:
+        """x * y, broadcast."""
+        a, c = _q(x), _q(y)
+        factor = self.b.const(self.b.multiplier([a.scale], [c.scale], to.q.scale), "multiplier")
+        attributes = MulAttributes(a.zero_point, c.zero_point, to.q.zero_point, to.q.type.name, *to.clamp)
+        return self.b.emit(Mul, [x, y, factor], to.q, _shape(x, y), attributes, represents=to.value)
+
+    def largest(self, x: ir.Value, axes: tuple[int, ...]) -> ir.Value:
+        """The maximum over axes, which stay with size 1; the meaning stays."""
+        q = _q(x)
+        return self.b.emit(ReduceExtreme, [x], q, _reduced(x, axes), ExtremeAttributes("max", axes, 1))
+
+    def sum(self, x: ir.Value, axes: tuple[int, ...], to: Goal, factor: float = 1.0) -> ir.Value:
+        """factor * the sum over axes, which stay with size 1."""
+        q = _q(x)
+        m = self.b.multiplier([np.float32(q.scale * factor)], [1.0], to.q.scale)
+        attributes = SumAttributes(axes, 1, q.zero_point, to.q.zero_point, to.q.type.name, *to.clamp)
+        operands = [x, self.b.const(m, "multiplier")]
+        return self.b.emit(ReduceSum, operands, to.q, _reduced(x, axes), attributes, represents=to.value)
+
+    def sum_of_squares(self, x: ir.Value, axes: tuple[int, ...], to: Goal, factor: float = 1.0) -> ir.Value:
+        """factor * the sum of squares over axes, which stay with size 1."""
+        q = _q(x)
+        m = self.b.multiplier([q.scale], [np.float32(q.scale * factor)], to.q.scale)
+        attributes = SumAttributes(axes, 1, q.zero_point, to.q.zero_point, to.q.type.name, *to.clamp)
+        operands = [x, self.b.const(m, "multiplier")]
+        return self.b.emit(ReduceSumSquare, operands, to.q, _reduced(x, axes), attributes, represents=to.value)
+
+    def reshape(self, x: ir.Value, shape: Sequence[int], represents: ir.Value | None = None) -> ir.Value:
+        """The same elements under another shape."""
+        sizes = tuple(shape)
+        return self.b.emit(Reshape, [x], _q(x), sizes, ReshapeAttributes(sizes), represents=represents)
+
+    def const(self, array: np.ndarray, role: str) -> ir.Value:
+        """A constant operand, symmetric in the chain's width."""
+        q = qtype.symmetric(float(np.abs(array).max(initial=0.0)), self.wide)
+        return self.b.const(qtype.quantize(array, q), role, q)
+
+
+def _q(x: ir.Value) -> QParams:
+    q = meta.qparams(x)
+    assert q is not None, "integer values carry their meaning"
+    return q
+
+
+def _shape(*values: ir.Value) -> tuple[int, ...]:
+    return tuple(np.broadcast_shapes(*(graph.static_shape(v) for v in values)))
+
+
+def _reduced(x: ir.Value, axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(1 if i in axes else n for i, n in enumerate(graph.static_shape(x)))
