@@ -10,8 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hbtool.dtype import DTypeLike, as_dtype
 from hbtool.errors import UsageError
-from hbtool.quantization.observer import MovingAverageMinMaxObserver, ObserverBase, PartialFactory
+from hbtool.quantization.observer import (
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    ObserverBase,
+    PartialFactory,
+)
 from hbtool.quantization.straight_through import (
     Clip,
     FakeQuantizeFunction,
@@ -242,6 +248,36 @@ def set_fake_quantize(model: nn.Module, state: FakeQuantState) -> None:
         warnings.warn(f"{state.name} state is meant for a model in {wanted} mode; call it first.", stacklevel=2)
 
 
+class FakeCast(nn.Module):
+    """Rounds a float tensor to another float type and back (what a float16 part of a model computes).
+
+    Args:
+        dtype: torch.float16 or torch.bfloat16.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float16) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x in float32 with the precision of `dtype`."""
+        return x.to(self.dtype).to(x.dtype)
+
+
+def update_scale_by_qtype(scale: Tensor, old_dtype: DTypeLike, new_dtype: DTypeLike) -> Tensor:
+    """The scale that represents the same range in another quantized dtype."""
+    old, new = as_dtype(old_dtype), as_dtype(new_dtype)
+    return scale * ((old.max - old.min) / (new.max - new.min))
+
+
+_per_channel = {"observer": MovingAveragePerChannelMinMaxObserver, "ch_axis": 0}
 default_8bit_fake_quant = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, dtype="qint8")
 default_16bit_fake_quant = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, dtype="qint16")
 default_4bit_fake_quant = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, dtype="qint4")
+default_uint4_fake_quant = FakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver, dtype="qint8", quant_min=0, quant_max=15
+)
+default_calib_fake_quant = CalibFakeQuantize.with_args(observer=MovingAverageMinMaxObserver, dtype="qint8")
+default_weight_8bit_fake_quant = FakeQuantize.with_args(dtype="qint8", **_per_channel)
+default_weight_4bit_fake_quant = FakeQuantize.with_args(dtype="qint4", **_per_channel)
+per_channel_8bit_fake_quant = default_weight_8bit_fake_quant

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.ao.nn.quantized import FloatFunctional as TorchFloatFunctional
 
-from hbtool.nn import interpolate, lut
+from hbtool.nn import interpolate, lut, segment_lut
 from hbtool.nn.functional_module import FloatFunctional
 from hbtool.nn.intrinsic import Fused
 from hbtool.quantization.stubs import DeQuantStub, QuantStub, TorchQuantStub
@@ -128,6 +128,7 @@ TABLED = (
         _unary(name, name.title(), (getattr(torch, name),), (getattr(lut, name.title()),))
         for name in ("acos acosh asin asinh atan atanh ceil cos cosh erf floor reciprocal sin sinh sqrt tan").split()
     ),
+    TorchOp("segment_lut", Rule.OWN, "", (), (), (segment_lut.SegmentLUT, segment_lut.LookUpTable)),
     TorchOp("prelu", Rule.OWN, "PRelu", (), (), (nn.PReLU,)),
     _unary("softmax", "Softmax", (F.softmax, torch.softmax), (nn.Softmax,), _softmax, ("softmax",)),
     _unary("avg_pool2d", "AveragePool", (F.avg_pool2d,), (nn.AvgPool2d, nn.AvgPool1d), _avg_pool, ()),
