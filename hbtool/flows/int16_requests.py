@@ -31,9 +31,9 @@ def int16_values(placed: ir.Model, check: ModelCheck, loaded: LoadedConfig, talk
             value = node.inputs[index]
             by_node = setting is not None and setting.input_dtype(index) == "int16"
             by_kind = flags.kind_dtype(node.op_type, "input") == "int16"
-            if value is not None and (by_node or by_kind or flags.all_nodes_int16):
-                if (name, f"InputType{index}") not in refused_slots:
-                    wanted.add(graph.value_name(value))
+            asked = by_node or by_kind or flags.all_nodes_int16
+            if value is not None and asked and (name, f"InputType{index}") not in refused_slots:
+                wanted.add(graph.value_name(value))
         by_node = setting is not None and setting.output_type == "int16"
         if by_node or flags.kind_dtype(node.op_type, "output") == "int16" or flags.all_nodes_int16:
             wanted.update(graph.value_name(v) for v in node.outputs)

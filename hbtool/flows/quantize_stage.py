@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from hbtool.calibration.ranges import Method
+from hbtool.calibration.ranges import Method, MethodName
 from hbtool.calibration.search import Calibrated, CalibrationJob, calibrate, describe, search
 from hbtool.config.calibration_section import CalibrationParameters
 from hbtool.flows.float_stage import INT_TYPES, FloatStage, placement_request
@@ -73,10 +73,13 @@ def _calibrate(job: CalibrationJob, parameters: CalibrationParameters, talk: Tal
 def method_of(parameters: CalibrationParameters) -> Method:
     """The one calibration method that the configuration names."""
     kind = parameters.calibration_type
-    flags = {"asymmetric": parameters.optimization.asymmetric, "per_channel": parameters.per_channel}
     percentile = parameters.max_percentile
+    name: MethodName = "kl" if kind == "kl" else "mse" if kind == "mse" else "max"
     if kind == "percentile" or (kind == "max" and percentile < 1.0):
-        return Method("percentile", percentile=percentile if percentile < 1.0 else DEFAULT_PERCENTILE, **flags)
-    if kind in ("kl", "mse"):
-        return Method("kl" if kind == "kl" else "mse", **flags)
-    return Method("max", **flags)
+        name = "percentile"
+    return Method(
+        name,
+        percentile=percentile if percentile < 1.0 else DEFAULT_PERCENTILE,
+        asymmetric=parameters.optimization.asymmetric,
+        per_channel=parameters.per_channel,
+    )

@@ -77,7 +77,7 @@ class Session:
         Raises:
             DataError: an input is missing, unknown, or of the wrong type or size.
         """
-        prepared = self._prepare(feeds)
+        prepared = self.graph_feeds(feeds)
         results = self._run(prepared)
         wanted = graph_outputs(self.artifact.model) if output_names is None else output_names
         if unknown := [name for name in wanted if name not in results]:
@@ -94,7 +94,8 @@ class Session:
             return run_simulated(self.artifact, feeds)
         return run_reference(self.artifact.model, feeds)
 
-    def _prepare(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def graph_feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The same inputs in the types of the INTEGER graph (images as int8)."""
         names = list(self._forms)
         if unknown := [name for name in feeds if name not in self._forms]:
             raise DataError(f"there is no input {unknown[0]!r}", hint=f"Inputs: {', '.join(names)}.")
