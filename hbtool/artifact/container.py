@@ -5,6 +5,7 @@
 | `graph` | the INTEGER graph as ONNX bytes, initializers without their data |
 | `const/<name>` | the data of one initializer |
 | `program/<segment>` | the Program of one BPU segment, JSON |
+| `weights/<segment>` | the bytes of the Program's weight region |
 
 The safetensors metadata carry one JSON header: format, version, march, inputs, build configuration, and a checksum of
 every tensor and of the header itself. Nothing in the file is ever executed.

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hbtool.calibration.instrument import Instrument, Sample, float_feeds, run
+from hbtool.calibration.instrument import Instrument, Sample, Samples, float_feeds, run
 from hbtool.errors import DataError, ModelError
 
 FloatArray = NDArray[np.float64]
@@ -25,7 +25,7 @@ Means = Mapping[str, FloatArray]
 
 
 def channel_means(
-    model: ir.Model, channel_axis: Mapping[str, int], samples: Collection[Sample]
+    model: ir.Model, channel_axis: Mapping[str, int], samples: Samples
 ) -> dict[str, FloatArray]:
     """Mean of each channel of float32 values over all samples, accumulated in float64.
 

@@ -6,8 +6,8 @@ stays what it was, and its two threads do the work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -18,6 +18,16 @@ from numpy.typing import NDArray
 from hbtool.errors import ModelError
 
 Sample = Mapping[str, NDArray[Any]]
+
+
+class Samples(Protocol):
+    """A sized stream of samples that can be iterated again."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples in order."""
 
 THREADS = 2
 

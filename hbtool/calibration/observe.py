@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hbtool.calibration.histogram import Histogram, Resolution
-from hbtool.calibration.instrument import Instrument, Sample, float_feeds, run
+from hbtool.calibration.instrument import Instrument, Sample, Samples, float_feeds, run
 from hbtool.errors import DataError, ModelError
 
 ELEMENTS = 1 << 21
@@ -130,7 +130,7 @@ class _Probe:
 def observe(
     model: ir.Model,
     value_names: Iterable[str],
-    samples: Collection[Sample],
+    samples: Samples,
     wanted: Wanted | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Statistics]:

@@ -8,14 +8,14 @@ output. It stops at the first setting that reaches 0.995.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from hbtool.calibration.instrument import Sample
+from hbtool.calibration.instrument import Sample, Samples
 from hbtool.calibration.observe import Statistics, Wanted, observe
 from hbtool.calibration.ranges import Method, ranges_of
 from hbtool.calibration.similarity import similarity
@@ -86,7 +86,7 @@ class CalibrationJob:
     """
 
     placed: ir.Model
-    samples: Collection[Sample]
+    samples: Samples
     family: Family
     multiplier_bits: int
     options: RangeOptions
@@ -143,7 +143,7 @@ def describe(method: Method) -> str:
 class Scorer:
     """Compares integer models with one float model on a few samples; float outputs are computed once."""
 
-    def __init__(self, placed: ir.Model, samples: Collection[Sample], count: int = SCORED_SAMPLES) -> None:
+    def __init__(self, placed: ir.Model, samples: Samples, count: int = SCORED_SAMPLES) -> None:
         if not len(samples):
             raise DataError("there are no calibration samples")
         session = make_session(placed)

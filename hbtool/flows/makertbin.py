@@ -118,7 +118,7 @@ class _Build:
 
     def _compile(self, stage: FloatStage, quantized: QuantizeStage) -> Artifact:
         model = quantized.quantized.integer
-        programs = compile_model(model, stage.target, compile_options(self.loaded))
+        compiled = compile_model(model, stage.target, compile_options(self.loaded))
         build = {
             "hbtool": hbtool.__version__,
             "versions": versions(),
@@ -132,7 +132,7 @@ class _Build:
             stage.target.march,
             _plain(asdict(stage.target)),
             model,
-            dict(programs),
+            {c.program.name: c for c in compiled},
             input_formats(model, stage.check.inputs),
             build,
         )

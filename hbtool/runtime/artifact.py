@@ -12,8 +12,8 @@ import onnx
 import onnx_ir as ir
 
 from hbtool.artifact.container import Container, read_container, write_container
-from hbtool.artifact.program import Program
 from hbtool.artifact.program_json import read_program, write_program
+from hbtool.compiler.compile import SegmentProgram
 from hbtool.compiler.segments import Segment, split_segments
 from hbtool.errors import ArtifactError
 from hbtool.ir import graph
@@ -29,7 +29,7 @@ class Artifact:
         march: march (or path of the target file) it was compiled for.
         target: the target's figures, as loaded, so that reports need no file.
         model: the INTEGER graph.
-        programs: segment name -> Program, one per BPU segment.
+        programs: segment name -> compiled program with its weights, one per BPU segment.
         inputs: what the application feeds, by graph input.
         build: the configuration and versions it was built with (plain JSON).
     """
@@ -38,7 +38,7 @@ class Artifact:
     march: str
     target: Mapping[str, Any]
     model: ir.Model
-    programs: Mapping[str, Program]
+    programs: Mapping[str, SegmentProgram]
     inputs: tuple[InputFormat, ...]
     build: Mapping[str, Any] = field(default_factory=dict)
 
@@ -56,8 +56,9 @@ def save_artifact(artifact: Artifact, path: str | Path) -> Path:
         for name in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
             tensor.ClearField(name)
     tensors["graph"] = np.frombuffer(proto.SerializeToString(), np.uint8)
-    for name, program in artifact.programs.items():
-        tensors[f"program/{name}"] = np.frombuffer(write_program(program).encode(), np.uint8)
+    for name, compiled in artifact.programs.items():
+        tensors[f"program/{name}"] = np.frombuffer(write_program(compiled.program).encode(), np.uint8)
+        tensors[f"weights/{name}"] = np.frombuffer(compiled.weights, np.uint8)
     header = {
         "name": artifact.name,
         "march": artifact.march,
@@ -84,8 +85,8 @@ def load_artifact(path: str | Path) -> Artifact:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"the header is incomplete: {error}", where=where, hint="Build it again.") from error
     programs = {
-        key.removeprefix("program/"): read_program(array.tobytes(), f"{where} ({key})")
-        for key, array in container.tensors.items()
+        key.removeprefix("program/"): _program(container.tensors, key.removeprefix("program/"), where)
+        for key in container.tensors
         if key.startswith("program/")
     }
     artifact = Artifact(name, march, target, model, programs, inputs, build)
@@ -93,6 +94,18 @@ def load_artifact(path: str | Path) -> Artifact:
     if set(programs) != expected:
         raise ArtifactError("the programs do not match the segments of the graph", where=where, hint="Build it again.")
     return artifact
+
+
+def _program(tensors: Mapping[str, np.ndarray], name: str, where: str) -> SegmentProgram:
+    program = read_program(tensors[f"program/{name}"].tobytes(), f"{where} (program/{name})")
+    weights = tensors.get(f"weights/{name}")
+    stored = 0 if weights is None else weights.nbytes
+    needed = sum(r.bytes for r in program.regions if r.kind == "weights")
+    if stored != needed:
+        raise ArtifactError(
+            f"segment {name!r} has {stored} bytes of weights, its program needs {needed}", where=where, hint="Build it again."
+        )
+    return SegmentProgram(program, b"" if weights is None else weights.tobytes())
 
 
 def _model(tensors: Mapping[str, np.ndarray], where: str) -> ir.Model:
