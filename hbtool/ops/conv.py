@@ -137,6 +137,7 @@ class ConvFloat(FloatOp):
     high_precision = True
     channel_scales_in = True
     channel_scales_out = True
+    error_steps = 4.0
     rule_text = "int8 weights per output channel, int32 bias and accumulator, one float32 multiply per channel"
 
     @constraint()

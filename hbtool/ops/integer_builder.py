@@ -151,19 +151,32 @@ class IntegerBuilder:
         The first node emitted for a float node takes its name, later ones get a suffix; `represents` is the float
         value the output stands for.
         """
+        return self.emit_many(op, inputs, [(q, shape, represents)], attributes, name)[0]
+
+    def emit_many(
+        self,
+        op: type[IntegerOp],
+        inputs: Sequence[ir.Value | None],
+        outputs: Sequence[tuple[QParams, Sequence[int], ir.Value | None]],
+        attributes: Any = None,
+        name: str | None = None,
+    ) -> list[ir.Value]:
+        """Append integer operator `op` with several outputs, each (meaning, shape, float value it stands for)."""
         node = self._current()
         stem = graph.node_name(node)
         label = name or (stem if self._emitted == 0 else f"{stem}_{op.name.lower()}_{self._emitted}")
         self._emitted += 1
-        stands_for = represents.name if represents is not None else None
-        out = self.make_value((stands_for and f"{stands_for}_quantized") or f"{label}_output", q, shape)
+        values = []
+        for index, (q, shape, represents) in enumerate(outputs):
+            own = f"{label}_output" if index == 0 else f"{label}_output_{index}"
+            values.append(self.make_value(own if represents is None else f"{represents.name}_quantized", q, shape))
         attributes = op.Attributes() if attributes is None else attributes
         integer = ir.Node(
             graph.INTEGER_DOMAIN,
             op.name,
             list(inputs),
             write_attributes(attributes),
-            outputs=[out],
+            outputs=values,
             name=label,
         )
         meta.set_float_node(integer, stem)
@@ -171,9 +184,10 @@ class IntegerBuilder:
         if (path := meta.torch_module(node)) is not None:
             meta.set_torch_module(integer, path)
         self.insert(integer)
-        if represents is not None:
-            self.bind(represents, out)
-        return out
+        for value, (_, _, represents) in zip(values, outputs, strict=True):
+            if represents is not None:
+                self.bind(represents, value)
+        return values
 
     def const(self, array: np.ndarray, role: str, q: QParams | None = None) -> ir.Value:
         """A constant of the current node; `role` names it (`weight`, `bias`, `multiplier`, `table`)."""

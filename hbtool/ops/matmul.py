@@ -171,6 +171,7 @@ class _Product(FloatOp):
 
     absorbs_clamp = True
     high_precision = True
+    error_steps = 4.0
     rule_text = "int8 weights per output column or an int8 activation, int32 bias and accumulator, one float32 multiply"
 
     @constraint("bayes", "bayes-e", "nash", bayes=8192, bayes_e=8192, nash=65536)

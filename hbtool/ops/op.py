@@ -317,7 +317,8 @@ class FloatOp:
         elementwise: `evaluate` gives the result element by element, so that chains of such operators become one table.
         unifies_inputs: all inputs must arrive with the output's scale (Concat).
         int16_inputs: positions of inputs that need int16 to be of use (coordinates).
-        error_steps: largest error against the float operator on the *quantized* inputs, in steps of the output.
+        error_steps: largest error against the float operator on the *quantized* inputs, in steps of the output; where
+            there are int8 weights it covers theirs, which grows with the root of the summed elements.
         rule_text: one line for the operator page: how it computes on integers.
     """
 

@@ -48,13 +48,14 @@ def _write_node(builder: OnnxBuilder, node: ir.Node, encoded: dict[ir.Value, ir.
     results = op.to_onnx(builder, read_attributes(node), operands, types)
     for value, result in zip(node.outputs, results, strict=True):
         result.metadata_props.update(value.metadata_props)
-        if _int_type(value) is None:
+        own = _int_type(value)
+        if own is None:
             result.shape, result.type = value.shape, value.type
             name, value.name = value.name, f"{value.name}_replaced"
             value.replace_all_uses_with(result, replace_graph_outputs=True)
             result.name = name
         else:
-            result.shape, result.dtype = value.shape, encoded_type(types[0])
+            result.shape, result.dtype = value.shape, encoded_type(own)
             encoded[value] = result
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from one_op import feeds_of, lower_sample
+from one_op import feeds_of, lower_sample, on_quantized_inputs
 
 import hbtool.ops  # noqa: F401 - registers the operators
 from hbtool.ir import meta
 from hbtool.numerics.qtype import INT8, INT16, INT32
-from hbtool.ops.op import Sample, float_ops
+from hbtool.ops.op import Sample, float_op, float_ops
 from hbtool.passes.attach_ranges import RangeOptions
 from hbtool.passes.to_standard_onnx import to_standard_onnx
 from hbtool.runtime.onnx_session import make_session
@@ -41,13 +42,37 @@ def test_every_executor_gives_the_bits_of_the_definition(sample: Sample, options
         np.testing.assert_array_equal(got, want, err_msg=f"{name} in onnxruntime")
 
 
+def error_in_steps(integer: ir.Model, results: dict[str, np.ndarray], floats: dict[str, np.ndarray]) -> float:
+    """The largest difference of an output, in steps of its own scale; a wrong truth value or index is infinitely far."""
+    worst = 0.0
+    for output in integer.graph.outputs:
+        got, want = results[output.name], floats[output.name]
+        if got.dtype != np.float32:
+            worst = max(worst, 0.0 if np.array_equal(got, want) else np.inf)
+            continue
+        producer = output.producer()
+        q = meta.qparams(producer.inputs[0])
+        assert q is not None and q.type is not INT32
+        # Beyond the calibrated range nothing can be represented; that is no error of the arithmetic.
+        reachable = np.clip(want, *q.real_range)
+        worst = max(worst, float(np.abs(got - reachable).max() / max(q.scales)))
+    return worst
+
+
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_the_error_against_the_float_operator_is_within_the_stated_steps(sample: Sample) -> None:
     _, integer, floats = lower_sample(sample, options=RangeOptions(output_type=INT8))
     results = run_reference(integer, feeds_of(integer, sample))
-    for output in integer.graph.outputs:
-        producer = output.producer()
-        q = meta.qparams(producer.inputs[0])
-        assert q is not None and q.type is not INT32
-        error = np.abs(results[output.name] - floats[output.name]).max() / max(q.scales)
+    if all(a.dtype == np.float32 for a in floats.values()):
+        error = error_in_steps(integer, results, floats)
         assert error <= sample.steps, f"{error:.2f} steps"
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_integer_arithmetic_adds_no_more_than_the_operator_states(sample: Sample) -> None:
+    model, integer, _ = lower_sample(sample, options=RangeOptions(output_type=INT8))
+    feeds = feeds_of(integer, sample)
+    error = error_in_steps(integer, run_reference(integer, feeds), on_quantized_inputs(model, feeds))
+    op = float_op(model.graph[0])
+    assert op is not None
+    assert error <= op.error_steps, f"{error:.2f} steps"
