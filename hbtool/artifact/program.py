@@ -177,3 +177,16 @@ class Program:
     def outputs(self) -> tuple[Region, ...]:
         """Output regions in order."""
         return tuple(r for r in self.regions if r.kind == "output")
+
+
+@dataclass(frozen=True)
+class SegmentProgram:
+    """A compiled segment.
+
+    Attributes:
+        program: its instruction list.
+        weights: the bytes of the program's region of kind `weights`.
+    """
+
+    program: Program
+    weights: bytes

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 import hbtool
@@ -130,7 +129,7 @@ class _Build:
         return Artifact(
             self._prefix,
             stage.target.march,
-            _plain(asdict(stage.target)),
+            stage.target,
             model,
             {c.program.name: c for c in compiled},
             input_formats(model, stage.check.inputs),
@@ -173,12 +172,3 @@ def compile_options(loaded: LoadedConfig) -> CompileOptions:
 def _model_bytes(stage: FloatStage) -> bytes:
     assert stage.paths.onnx_model is not None, "checked by prepare_float"
     return stage.paths.onnx_model.read_bytes()
-
-
-def _plain(value: Any) -> Any:
-    """Dataclass contents as JSON types."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value

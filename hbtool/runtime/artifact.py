@@ -12,12 +12,15 @@ import onnx
 import onnx_ir as ir
 
 from hbtool.artifact.container import Container, read_container, write_container
+from hbtool.artifact.program import SegmentProgram
 from hbtool.artifact.program_json import read_program, write_program
-from hbtool.compiler.compile import SegmentProgram
 from hbtool.compiler.segments import Segment, split_segments
-from hbtool.errors import ArtifactError
+from hbtool.errors import ArtifactError, ConfigError
 from hbtool.ir import graph
 from hbtool.runtime.input_format import InputFormat
+from hbtool.target.target import Target
+from hbtool.target.target import from_json as target_from_json
+from hbtool.target.target import to_json as target_to_json
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Artifact:
     Attributes:
         name: model name.
         march: march (or path of the target file) it was compiled for.
-        target: the target's figures, as loaded, so that reports need no file.
+        target: the machine, with all its figures, so that reports need no file.
         model: the INTEGER graph.
         programs: segment name -> compiled program with its weights, one per BPU segment.
         inputs: what the application feeds, by graph input.
@@ -36,7 +39,7 @@ class Artifact:
 
     name: str
     march: str
-    target: Mapping[str, Any]
+    target: Target
     model: ir.Model
     programs: Mapping[str, SegmentProgram]
     inputs: tuple[InputFormat, ...]
@@ -62,7 +65,7 @@ def save_artifact(artifact: Artifact, path: str | Path) -> Path:
     header = {
         "name": artifact.name,
         "march": artifact.march,
-        "target": dict(artifact.target),
+        "target": target_to_json(artifact.target),
         "inputs": [_input_to_json(form) for form in artifact.inputs],
         "build": dict(artifact.build),
     }
@@ -80,9 +83,9 @@ def load_artifact(path: str | Path) -> Artifact:
     try:
         model = _model(container.tensors, where)
         inputs = tuple(_input_from_json(entry) for entry in header["inputs"])
-        name, march, target = str(header["name"]), str(header["march"]), dict(header["target"])
+        name, march, target = str(header["name"]), str(header["march"]), target_from_json(header["target"], where)
         build = dict(header.get("build", {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise ArtifactError(f"the header is incomplete: {error}", where=where, hint="Build it again.") from error
     programs = {
         key.removeprefix("program/"): _program(container.tensors, key.removeprefix("program/"), where)
@@ -103,7 +106,9 @@ def _program(tensors: Mapping[str, np.ndarray], name: str, where: str) -> Segmen
     needed = sum(r.bytes for r in program.regions if r.kind == "weights")
     if stored != needed:
         raise ArtifactError(
-            f"segment {name!r} has {stored} bytes of weights, its program needs {needed}", where=where, hint="Build it again."
+            f"segment {name!r} has {stored} bytes of weights, its program needs {needed}",
+            where=where,
+            hint="Build it again.",
         )
     return SegmentProgram(program, b"" if weights is None else weights.tobytes())
 

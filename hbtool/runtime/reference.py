@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -22,21 +22,30 @@ def run_node(node: ir.Node, inputs: Sequence[np.ndarray | None]) -> tuple[np.nda
     return result if isinstance(result, tuple) else (result,)
 
 
-def run_reference(model: ir.Model, feeds: Mapping[str, np.ndarray], *, keep: bool = False) -> dict[str, np.ndarray]:
+RunSegment = Callable[[Segment, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""Runs one BPU segment: its input arrays by value name -> its output arrays by value name."""
+
+
+def run_reference(
+    model: ir.Model, feeds: Mapping[str, np.ndarray], *, keep: bool = False, run_bpu: RunSegment | None = None
+) -> dict[str, np.ndarray]:
     """Run an INTEGER graph by definition.
 
     Args:
         model: the INTEGER graph.
         feeds: arrays by graph input name, in the graph's own types.
         keep: return every value, not only the graph's outputs.
+        run_bpu: what runs the BPU segments instead (the simulator); the CPU's nodes run here.
 
     Returns:
         Arrays by value name.
     """
     values: dict[ir.Value, np.ndarray] = {v: np.asarray(feeds[graph.value_name(v)]) for v in model.graph.inputs}
     for segment in split_segments(model):
-        integer_only = all(is_integer(n) for n in segment.nodes)
-        if integer_only:
+        if segment.device == "BPU" and run_bpu is not None:
+            results = run_bpu(segment, {graph.value_name(v): values[v] for v in segment.inputs})
+            values.update((v, np.asarray(results[graph.value_name(v)])) for v in segment.outputs)
+        elif all(is_integer(n) for n in segment.nodes):
             _run_integer(segment, values)
         else:
             _run_cpu(model, segment, values)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime
 
+from hbtool.compiler.segments import Segment
 from hbtool.errors import DataError, UsageError
 from hbtool.ir import graph
 from hbtool.passes.to_standard_onnx import to_standard_onnx
@@ -17,6 +18,7 @@ from hbtool.runtime.artifact import Artifact, graph_outputs, load_artifact
 from hbtool.runtime.input_format import InputFormat, to_graph_tensor
 from hbtool.runtime.onnx_session import make_session
 from hbtool.runtime.reference import run_reference
+from hbtool.runtime.simulator import simulate
 
 Backend = Literal["host", "sim", "reference"]
 BACKENDS: tuple[Backend, ...] = ("host", "sim", "reference")
@@ -89,10 +91,11 @@ class Session:
             names = graph_outputs(self.artifact.model)
             return dict(zip(names, (np.asarray(r) for r in self._host.run(None, feeds)), strict=True))
         if self.backend == "sim":
-            from hbtool.runtime.simulated import run_simulated
-
-            return run_simulated(self.artifact, feeds)
+            return run_reference(self.artifact.model, feeds, run_bpu=self._simulate)
         return run_reference(self.artifact.model, feeds)
+
+    def _simulate(self, segment: Segment, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return simulate(self.artifact.programs[segment.name], self.artifact.target, feeds).outputs
 
     def graph_feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The same inputs in the types of the INTEGER graph (images as int8)."""

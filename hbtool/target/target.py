@@ -199,6 +199,22 @@ def _read(path: Path) -> dict[str, Any]:
     return {**_read(_FOLDER / f"{base}.yaml"), **data}
 
 
+def to_json(target: Target) -> dict[str, Any]:
+    """The figures and their sources as plain data (what an artifact stores)."""
+    values = {f.name: getattr(target, f.name) for f in dataclasses.fields(target) if f.name != "sources"}
+    values["layouts"] = [list(pair) for pair in target.layouts]
+    return {name: {"value": value, "source": target.sources[name]} for name, value in values.items()}
+
+
+def from_json(data: Mapping[str, Any], where: str) -> Target:
+    """The target of `to_json`.
+
+    Raises:
+        ConfigError: a figure is missing, misspelled or out of range.
+    """
+    return _build(dict(data), where)
+
+
 def _build(data: dict[str, Any], where: str) -> Target:
     names = {f.name for f in dataclasses.fields(Target)} - {"sources"}
     unknown = sorted(str(k) for k in data if k not in names)
