@@ -118,6 +118,6 @@ def centered_yuv2bgr(
     q_scale: float | Tensor = 1.0 / 128.0,
 ) -> QTensor:
     """As `centered_yuv2rgb`, channels in BGR order (`mean` and `std` as well)."""
-    flipped = (torch.as_tensor(v, dtype=torch.float32).reshape(-1).flip(0) for v in (mean, std))
-    rgb = centered_yuv2rgb(input, swing, *flipped, q_scale)
+    shift, spread = (torch.as_tensor(v, dtype=torch.float32).reshape(-1).flip(0) for v in (mean, std))
+    rgb = centered_yuv2rgb(input, swing, shift, spread, q_scale)
     return QTensor(rgb.int_repr().flip(-3), rgb.scale, None, qint8)

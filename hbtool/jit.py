@@ -27,7 +27,7 @@ def save(
 def load(f: str | os.PathLike[str] | Any, map_location: Any = None, _extra_files: dict[str, Any] | None = None) -> Any:
     """torch.jit.load; warns where another version of hbtool wrote the file."""
     extra = {**(_extra_files or {}), _VERSION: ""}
-    loaded = torch.jit.load(f, map_location=map_location, _extra_files=extra)
+    loaded = torch.jit.load(f, map_location=map_location, _extra_files=extra)  # type: ignore[no-untyped-call]
     written = extra.pop(_VERSION)
     version = written.decode() if isinstance(written, bytes) else written
     if version != hbtool.__version__:

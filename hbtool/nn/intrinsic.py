@@ -53,11 +53,11 @@ class Fused(nn.Module):
             y = self.bn(y)
         if other is not None:
             y = y + other
-        return self.relu(y) if hasattr(self, "relu") else y  # type: ignore[no-any-return]
+        return self.relu(y) if hasattr(self, "relu") else y
 
     def add(self, x: Tensor, other: Tensor) -> Tensor:
         """What an eager model calls where its FloatFunctional was: conv(x) + other."""
-        return self(x, other)  # type: ignore[no-any-return]
+        return self(x, other)
 
     def add_relu(self, x: Tensor, other: Tensor) -> Tensor:
         """relu(conv(x) + other)."""

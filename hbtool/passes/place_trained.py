@@ -24,7 +24,8 @@ def place_trained(model: ir.Model, request: PlacementRequest | None = None) -> P
         request: what the user asks for.
     """
     request = request or PlacementRequest()
-    on_bpu, on_cpu = [], []
+    on_bpu: list[str] = []
+    on_cpu: list[str] = []
     for node in model.graph:
         op = float_op(node)
         if op is not None:

@@ -118,7 +118,7 @@ def _fold(model: ir.Model, node: ir.Node, real: np.ndarray, q: QParams) -> None:
 def _identity(model: ir.Model, before: ir.Node, value: ir.Value) -> ir.Value:
     """A copy of the value that can carry a second meaning."""
     out = ir.Value(name=f"{before.outputs[0].name}_requantized")
-    out.shape, out.dtype = value.shape, value.dtype
+    out.shape, out.type = value.shape, value.type
     node = ir.Node("", "Identity", [value], outputs=[out], name=f"{graph.node_name(before)}_Identity")
     model.graph.insert_before(before, node)
     return out

@@ -279,7 +279,7 @@ class Attacher:
                 raise TrainingError(
                     f"{node.name} takes the int32 high-precision output of {source.name} ('NoneType' has no scale).",
                     where=self._path(node) or "forward",
-                    hint=f"Give {self._path(source)} a qconfig with an activation part; only model outputs may be int32.",
+                    hint=f"Give {self._path(source)} a qconfig with an activation part; only outputs may be int32.",
                 )
 
     def _cpu_reason(self, node: fx.Node, op: torch_ops.TorchOp) -> str | None:

@@ -34,8 +34,7 @@ def fuse_known_modules(
     """
     kinds = tuple(type(m) for m in mod_list)
     if additional_fuser_method_mapping and kinds in additional_fuser_method_mapping:
-        fused = additional_fuser_method_mapping[kinds](*mod_list)
-        return [fused, *(nn.Identity() for _ in mod_list[1:])]
+        return [additional_fuser_method_mapping[kinds](*mod_list), *(nn.Identity() for _ in mod_list[1:])]
     rest = list(mod_list)
     conv = rest.pop(0)
     bn = rest.pop(0) if rest and isinstance(rest[0], _NORMS) else None
@@ -44,18 +43,18 @@ def fuse_known_modules(
     if rest or type(conv) not in intrinsic.BASES.values():
         raise UsageError(
             f"the sequence {', '.join(k.__name__ for k in kinds)} does not fuse.",
-            hint="Give a convolution or linear layer, then optional BN, FloatFunctional and ReLU or ReLU6, in this order.",
+            hint="Give a convolution or linear layer, then optional BN, FloatFunctional and ReLU, in this order.",
         )
     keep_bn = bn is not None and get_qat_mode() != QATMode.FuseBN
     if bn is not None and not keep_bn:
         fold_bn(conv, bn)
     fused: nn.Module = conv
     if keep_bn or add is not None or relu is not None:
-        activation = {nn.ReLU: "ReLU", nn.ReLU6: "ReLU6"}.get(type(relu), "")
+        activation = "" if relu is None else "ReLU6" if isinstance(relu, nn.ReLU6) else "ReLU"
         name = intrinsic.fused_name(conv, keep_bn, add is not None, activation)
         fused = intrinsic.CLASSES[name](conv, bn if keep_bn else None, relu)
         if hasattr(conv, "qconfig"):
-            fused.qconfig = conv.qconfig  # type: ignore[assignment]
+            fused.qconfig = conv.qconfig
     place = next((i for i, m in enumerate(mod_list) if m is add), 0) if add is not None else 0
     return [fused if i == place else nn.Identity() for i in range(len(mod_list))]
 

@@ -59,15 +59,12 @@ class QuantizedGraphModule(nn.Module):
         """The fixed-point outputs, in the structure of the float model's."""
         if not all(isinstance(a, Tensor) for a in args):
             raise TrainingError("a fixed-point model takes tensors only.", hint="Pass every input as a tensor.")
-        tracing = torch.jit.is_tracing()
+        tracing = torch._C._get_tracing_state() is not None
         with _untraced():
             program, structure = self._entry(args)
             # Made outside the trace, it becomes one plain constant of it.
             data = torch.frombuffer(bytearray(program.to_bytes()), dtype=torch.uint8) if tracing else None
-        if data is not None:
-            outputs = torch.ops.hbtool.integer_program(list(args), data)
-        else:
-            outputs = program.run(*args)
+        outputs = program.run(*args) if data is None else torch.ops.hbtool.integer_program(list(args), data)
         return _pytree.tree_unflatten(list(outputs), structure)
 
     def train(self, mode: bool = True) -> QuantizedGraphModule:
@@ -90,7 +87,7 @@ class _untraced:  # noqa: N801 - reads as a statement
 
     def __enter__(self) -> None:
         self.state = torch._C._get_tracing_state()
-        torch._C._set_tracing_state(None)
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
 
     def __exit__(self, *error: object) -> None:
-        torch._C._set_tracing_state(self.state)
+        torch._C._set_tracing_state(self.state)  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ def fold_bn(conv: nn.Module, bn: nn.Module) -> None:
         )
     statistics = (bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
     if isinstance(conv, nn.Linear):
-        conv.weight, conv.bias = fuse_linear_bn_weights(conv.weight, conv.bias, *statistics)  # type: ignore[arg-type, assignment]
+        conv.weight, conv.bias = fuse_linear_bn_weights(conv.weight, conv.bias, *statistics)  # type: ignore[arg-type]
         return
     transposed = isinstance(conv, nn.ConvTranspose2d)
     if transposed and conv.groups != 1:
@@ -54,7 +54,7 @@ def fold_bn(conv: nn.Module, bn: nn.Module) -> None:
             where=type(conv).__name__,
             hint="Set its qconfig to None or use groups=1.",
         )
-    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, transposed)  # type: ignore[arg-type, assignment]
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, transposed)  # type: ignore[arg-type]
 
 
 class Fuser:
@@ -171,7 +171,7 @@ class Fuser:
         fused = intrinsic.CLASSES[name](conv, bn, relu)
         fused.conv_path = conv_path
         if hasattr(conv, "qconfig"):
-            fused.qconfig = conv.qconfig  # type: ignore[assignment]
+            fused.qconfig = conv.qconfig
         return fused
 
 

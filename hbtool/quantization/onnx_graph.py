@@ -202,7 +202,8 @@ def _clip(model: ir.Model, node: ir.Node, x: ir.Value, scale: float, limits: tup
     """Activations of fewer bits than their storage: limits in real numbers before the rounding."""
     low, high = (_initializer(model, f"{x.name}_{n}", np.float32(v * scale)) for n, v in zip("lh", limits, strict=True))
     clip = ir.Node("", "Clip", [x, low, high], num_outputs=1, name=f"{graph.node_name(node)}_Clip")
-    clip.outputs[0].name, clip.outputs[0].shape, clip.outputs[0].dtype = f"{x.name}_clipped", x.shape, x.dtype
+    clip.outputs[0].name, clip.outputs[0].shape = f"{x.name}_clipped", x.shape
+    clip.outputs[0].dtype = ir.DataType.FLOAT
     model.graph.insert_before(node, clip)
     return clip.outputs[0]
 

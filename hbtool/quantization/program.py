@@ -17,7 +17,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-import hbtool.ops
+import hbtool.ops  # noqa: F401 - registers every operator
 from hbtool.compiler.segments import split_segments
 from hbtool.errors import DataError
 from hbtool.ir import graph
@@ -140,6 +140,3 @@ def _(inputs: list[Tensor], program: Tensor) -> list[Tensor]:
     raise NotImplementedError(
         "the shapes of an integer program follow from its data; export it with export_quantized_onnx"
     )
-
-
-_ = hbtool.ops  # registers every operator

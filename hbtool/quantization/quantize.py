@@ -26,7 +26,7 @@ from hbtool.quantization.tracing import copy_model, set_module
 def _swapped(module: nn.Module, qconfig: Any, mapping: Mapping[type, Any]) -> nn.Module | None:
     """The QAT form of one leaf module, None where it stays."""
     if type(module) in mapping:
-        return mapping[type(module)].from_float(module)  # type: ignore[no-any-return]
+        return mapping[type(module)].from_float(module)
     if is_dequant_stub(module):
         return activation.DeQuantStub.from_float(module)
     if qconfig is None:

@@ -11,11 +11,11 @@ from torch import fx, nn
 
 from hbtool.errors import UsageError
 from hbtool.march import require_march
+from hbtool.quantization.attach import attach
 from hbtool.quantization.fake_quantize import FakeQuantState
 from hbtool.quantization.fixed_point import QuantizedGraphModule
 from hbtool.quantization.fusion import fuse
 from hbtool.quantization.observed import ObservedGraphModule, fake_quantizers, load_observer_params
-from hbtool.quantization.attach import attach
 from hbtool.quantization.rewrite import rewrite
 from hbtool.quantization.tracing import QuantGraphModule, copy_model, trace
 

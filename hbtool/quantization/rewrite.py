@@ -289,19 +289,19 @@ def _attribute(root: nn.Module, path: str) -> Any:
 
 def _module_around(function: Any, weight: nn.Parameter, bias: nn.Parameter | None, given: dict[str, Any]) -> nn.Module:
     """A torch module that holds `weight` and `bias` and computes `function`."""
-    module: nn.Module
+    module: Any
     if function is F.linear:
         module = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     elif function is F.conv2d:
         groups = given.get("groups", 1)
-        shape = weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:])
-        module = nn.Conv2d(*shape, bias=bias is not None, device="meta", **given)
+        shape: Any = (weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]))
+        module = nn.Conv2d(shape[0], shape[1], shape[2], bias=bias is not None, device="meta", **given)
     else:
         groups = given.get("groups", 1)
-        shape = weight.shape[0], weight.shape[1] * groups, tuple(weight.shape[2:])
-        module = nn.ConvTranspose2d(*shape, bias=bias is not None, device="meta", **given)
+        shape = (weight.shape[0], weight.shape[1] * groups, tuple(weight.shape[2:]))
+        module = nn.ConvTranspose2d(shape[0], shape[1], shape[2], bias=bias is not None, device="meta", **given)
     module.weight = weight
-    module.bias = bias  # type: ignore[assignment]
+    module.bias = bias
     return module
 
 

@@ -81,7 +81,7 @@ class QConfigs:
             raise UsageError(
                 f"unknown key {unknown[0]!r}.", where="qconfig_dict", hint='Keys are "", "module_type", "module_name".'
             )
-        self.overall = given.get("", None)
+        self.overall = given.get("")
         self.by_type = _pairs(given.get("module_type"), "module_type")
         self.by_name = _pairs(given.get("module_name"), "module_name")
         self.by_pattern = _pairs(given.get("module_name_regex"), "module_name_regex")

@@ -30,7 +30,7 @@ def _dtype(type_: IntType) -> torch.dtype:
 
 def _float32_is_exact(x: Tensor) -> bool:
     """Whether float32 products of this device are sums of plain IEEE products (no TF32, no Winograd)."""
-    plain = torch.get_float32_matmul_precision() == "highest" and torch.backends.mkldnn.is_available()
+    plain = torch.get_float32_matmul_precision() == "highest" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return x.device.type == "cpu" and plain
 
 
@@ -231,7 +231,7 @@ class TorchMath:
         return taken.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
 
     def expand(self, x: Tensor, shape: Sequence[int]) -> Tensor:  # noqa: D102
-        return x.expand(torch.broadcast_shapes(x.shape, tuple(shape)))
+        return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(shape)))
 
     def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return torch.where(condition != 0, x, y)

@@ -126,7 +126,24 @@ TABLED = (
     _unary("pow", "Pow", (torch.pow, operator.pow), (lut.Pow,), lut.Pow, ("pow", "__pow__", "square")),
     *(
         _unary(name, name.title(), (getattr(torch, name),), (getattr(lut, name.title()),))
-        for name in ("acos acosh asin asinh atan atanh ceil cos cosh erf floor reciprocal sin sinh sqrt tan").split()
+        for name in [
+            "acos",
+            "acosh",
+            "asin",
+            "asinh",
+            "atan",
+            "atanh",
+            "ceil",
+            "cos",
+            "cosh",
+            "erf",
+            "floor",
+            "reciprocal",
+            "sin",
+            "sinh",
+            "sqrt",
+            "tan",
+        ]
     ),
     TorchOp("segment_lut", Rule.OWN, "", (), (), (segment_lut.SegmentLUT, segment_lut.LookUpTable)),
     TorchOp("prelu", Rule.OWN, "PRelu", (), (), (nn.PReLU,)),
@@ -158,6 +175,7 @@ _RESHAPES = "reshape view flatten squeeze unsqueeze contiguous detach clone"
 _MOVES = (
     "permute transpose expand expand_as repeat tile t swapaxes movedim flip roll index_select gather repeat_interleave"
 )
+_COMPARISONS = ("eq", "ge", "gt", "le", "lt", "greater", "greater_equal", "less", "less_equal", "ne")
 _PARTS = "split chunk unbind tensor_split narrow"
 
 PASSING = (
@@ -191,7 +209,19 @@ PASSING = (
         Rule.SAME,
         "Transpose",
         tuple(
-            getattr(torch, n) for n in "permute transpose tile t swapaxes movedim flip roll index_select gather".split()
+            getattr(torch, n)
+            for n in [
+                "permute",
+                "transpose",
+                "tile",
+                "t",
+                "swapaxes",
+                "movedim",
+                "flip",
+                "roll",
+                "index_select",
+                "gather",
+            ]
         ),
         tuple(_MOVES.split()),
     ),
@@ -240,9 +270,8 @@ SCALELESS = (
         "compare",
         Rule.NONE,
         "Greater",
-        tuple(getattr(torch, n) for n in "eq ge gt le lt greater greater_equal less less_equal ne".split())
-        + (operator.eq, operator.ge, operator.gt, operator.le, operator.lt, operator.ne),
-        tuple("eq ge gt le lt greater greater_equal less less_equal ne __eq__ __ge__ __gt__ __le__ __lt__".split()),
+        (*(getattr(torch, n) for n in _COMPARISONS), *(getattr(operator, n) for n in "eq ge gt le lt ne".split())),
+        (*_COMPARISONS, "__eq__", "__ge__", "__gt__", "__le__", "__lt__"),
     ),
     TorchOp("argmax", Rule.NONE, "ArgMax", (torch.argmax,), ("argmax",)),
     TorchOp("argmin", Rule.NONE, "ArgMin", (torch.argmin,), ("argmin",)),

@@ -56,7 +56,7 @@ class QuantGraphModule(fx.GraphModule):
         holder.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k not in hidden})
         made = type(self).__mro__[1](holder, copy.deepcopy(self.graph, memo), self._graph_class_name())
         memo[id(self)] = made
-        return made  # type: ignore[no-any-return]
+        return made
 
     def _graph_class_name(self) -> str:
         return type(self).__name__
@@ -123,7 +123,7 @@ def _recorded_functionals(root: nn.Module, tracer: QuantTracer) -> Iterator[None
             replacement = FloatFunctional()
             replacement.train(module.training)
             if hasattr(module, "qconfig"):
-                replacement.qconfig = module.qconfig  # type: ignore[assignment]
+                replacement.qconfig = module.qconfig
             set_module(root, path, replacement)
             module = replacement
         if isinstance(module, FloatFunctional):

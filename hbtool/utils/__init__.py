@@ -1,0 +1,1 @@
+"""Vendor paths: ONNX export, `wrap`, debug tools."""

@@ -181,7 +181,7 @@ def integer_graph_of(model: nn.Module, args: Sequence[Tensor]) -> ir.Model:
         raise UsageError(
             f"{type(model).__name__} is no fixed-point model.", hint="Pass the result of convert_fx or its trace."
         )
-    graph = model.inlined_graph  # type: ignore[attr-defined]
+    graph = model.inlined_graph
     programs = [n for n in graph.nodes() if n.kind() == "hbtool::integer_program"]
     others = {n.kind() for n in graph.nodes()} - {
         "hbtool::integer_program", "prim::Constant", "prim::ListConstruct", "prim::ListUnpack", "prim::TupleConstruct",

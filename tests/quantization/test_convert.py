@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from qat_samples import HYBRID_DICT, Hybrid, Plain
 
 from hbtool.compiler.segments import split_segments
 from hbtool.errors import UsageError
@@ -21,7 +22,6 @@ from hbtool.quantization import (
 from hbtool.quantization.observed import fake_quantizers
 from hbtool.runtime.onnx_session import make_session
 from hbtool.utils.onnx_helper import export_quantized_onnx, export_to_onnx
-from qat_samples import HYBRID_DICT, Hybrid, Plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from qat_samples import GoldenChain, golden_input
 
 from hbtool.ir import meta
 from hbtool.quantization import (
@@ -14,7 +15,6 @@ from hbtool.quantization import (
 )
 from hbtool.quantization.onnx_graph import export
 from hbtool.runtime.onnx_session import make_session
-from qat_samples import GoldenChain, golden_input
 
 PRINTED = {
     "quant_stubx": 0.0115294,

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from qat_samples import HYBRID_DICT, Hybrid, Plain
 from torch import nn
 
 from hbtool.errors import TrainingError, UnsupportedError, UsageError
@@ -23,7 +24,6 @@ from hbtool.quantization import (
     set_fake_quantize,
 )
 from hbtool.quantization.observed import fake_quantizers
-from qat_samples import HYBRID_DICT, Hybrid, Plain
 
 OUT = {"module_name": [("conv1", get_default_qat_out_qconfig())]}
 

@@ -12,8 +12,8 @@ from hbtool.nn.functional_module import METHODS
 from hbtool.nn.functional_module import FloatFunctional as _FloatFunctional
 from hbtool.quantization.fake_quantize import FakeQuantize, FakeQuantizeBase
 from hbtool.quantization.observer import FixedScaleObserver, MovingAverageMinMaxObserver
-from hbtool.quantization.stubs import QuantStub as _FloatQuantStub
 from hbtool.quantization.straight_through import quantize_dequantize
+from hbtool.quantization.stubs import QuantStub as _FloatQuantStub
 
 
 def adopt(made: nn.Module, module: nn.Module) -> None:
@@ -103,7 +103,7 @@ class FloatFunctional(_FloatFunctional):
         """Result of `method`, fake-quantized; a ReLU in the method is part of the rounding."""
         if method == "add_relu" and isinstance(self.activation_post_process, FakeQuantizeBase):
             post = self.activation_post_process
-            return post(METHODS["add"](*args, **kwargs), (0.0, float("inf")))  # type: ignore[no-any-return]
+            return post(METHODS["add"](*args, **kwargs), (0.0, float("inf")))
         return super().forward(*args, method=method, **kwargs)
 
 
@@ -117,7 +117,7 @@ class QuantStub(nn.Module):
         """The QAT form of a quant stub (hbtool's or torch's)."""
         made = cls()
         made.training = module.training
-        made.qconfig = qconfig  # type: ignore[assignment]
+        made.qconfig = qconfig
         scale = getattr(module, "scale", None)
         factory = qconfig.activation if qconfig.activation is not None else FakeQuantize.with_args(dtype="qint8")
         keywords = dict(getattr(getattr(factory, "p", factory), "keywords", {}))
@@ -135,7 +135,7 @@ class QuantStub(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x fake-quantized."""
-        return self.activation_post_process(x)  # type: ignore[no-any-return]
+        return self.activation_post_process(x)
 
 
 class DeQuantStub(nn.Module):
@@ -162,18 +162,25 @@ class _Step(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x fake-quantized."""
-        return self.activation_post_process(x)  # type: ignore[no-any-return]
+        return self.activation_post_process(x)
 
 
 class Softmax(nn.Module):
     """Softmax as the integer machine computes it: max, sub, exp, sum, reciprocal, mul; inner values are int16."""
+
+    dim: int | None
+    sub: _Step
+    exp: _Step
+    sum: _Step
+    reciprocal: _Step
+    mul: _Step
 
     @classmethod
     def from_float(cls, module: nn.Module, qconfig: Any) -> Softmax:
         """The QAT form of nn.Softmax."""
         made = cls()
         made.training = module.training
-        made.qconfig = qconfig  # type: ignore[assignment]
+        made.qconfig = qconfig
         made.dim = module.dim  # type: ignore[assignment]
         output = qconfig.activation if qconfig.activation is not None else FakeQuantize.with_args(dtype="qint8")
         keywords = dict(getattr(getattr(output, "p", output), "keywords", {}))
@@ -193,4 +200,4 @@ class Softmax(nn.Module):
         exponential = self.exp(torch.exp(difference))
         total = self.sum(exponential.sum(dim, keepdim=True))
         inverse = self.reciprocal(torch.reciprocal(total))
-        return self.mul(exponential * inverse)  # type: ignore[no-any-return]
+        return self.mul(exponential * inverse)

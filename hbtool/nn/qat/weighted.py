@@ -13,9 +13,8 @@ from hbtool.quantization.fake_quantize import FakeQuantizeBase
 from hbtool.quantization.observer import MovingAverageMinMaxObserver
 from hbtool.quantization.straight_through import fake_quantize_op, quantize_dequantize
 
-
 SUM_STEPS = 64
-"""Steps of a fused sum's int16 operand in one step of its output: fine enough not to matter, +-512 output steps wide."""
+"""Steps of a fused sum's int16 operand in one step of its output: too fine to matter, +-512 output steps wide."""
 
 
 class Weighted(nn.Module):
@@ -78,7 +77,7 @@ class Weighted(nn.Module):
             y = self._sum_operand(y, post)
             y = y + other if torch.compiler.is_compiling() else y.add_(other)
         if post is not None:
-            return post(y, self.clip)  # type: ignore[no-any-return]
+            return post(y, self.clip)
         if self.clip is None:
             return y
         return F.relu6(y) if self.clip[1] == 6.0 else F.relu(y)
@@ -92,25 +91,25 @@ class Weighted(nn.Module):
             return y
         scale = post.scale.detach() / SUM_STEPS
         if torch.compiler.is_compiling():
-            return fake_quantize_op(y, scale, 16, -(1 << 15), (1 << 15) - 1, -1)  # type: ignore[no-any-return]
+            return fake_quantize_op(y, scale, 16, -(1 << 15), (1 << 15) - 1, -1)
         return quantize_dequantize(y, scale, -(1 << 15), (1 << 15) - 1)
 
     def add(self, x: Tensor, other: Tensor) -> Tensor:
         """What an eager model calls where its FloatFunctional was."""
-        return self(x, other)  # type: ignore[no-any-return]
+        return self(x, other)
 
     def _layer(self, x: Tensor) -> Tensor:
-        bn = self._modules.get("bn")
+        bn: Any = self._modules.get("bn")
         if bn is None:
             return self._compute(x, self._quantized(self.weight), self.bias)
         if not self.reverse_fold:
-            return bn(self._compute(x, self._quantized(self.weight), self.bias))  # type: ignore[no-any-return]
+            return bn(self._compute(x, self._quantized(self.weight), self.bias))
         axis = self._channels()[1] or 0
-        factor = (bn.weight / (bn.running_var + bn.eps).sqrt()).detach()  # type: ignore[operator]
+        factor = (bn.weight / (bn.running_var + bn.eps).sqrt()).detach()
         shape = [-1 if i == axis else 1 for i in range(self.weight.dim())]
         factor = factor.view(shape)
         weight = self._quantized(self.weight * factor) / factor
-        return bn(self._compute(x, weight, self.bias))  # type: ignore[no-any-return]
+        return bn(self._compute(x, weight, self.bias))
 
     def _quantized(self, weight: Tensor) -> Tensor:
         return weight if self.weight_fake_quant is None else self.weight_fake_quant(weight)
@@ -121,7 +120,7 @@ class Weighted(nn.Module):
         if isinstance(self, nn.ConvTranspose2d):
             where = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
             return F.conv_transpose2d(x, weight, bias, *where)
-        return self._conv_forward(x, weight, bias)  # type: ignore[operator, no-any-return]
+        return self._conv_forward(x, weight, bias)  # type: ignore[operator]
 
 
 def _weight_quantizer(factory: Any, channels: int, axis: int | None) -> FakeQuantizeBase:
@@ -131,7 +130,7 @@ def _weight_quantizer(factory: Any, channels: int, axis: int | None) -> FakeQuan
     if axis is None:
         made = factory(qscheme=torch.per_tensor_symmetric, ch_axis=-1, observer=MovingAverageMinMaxObserver)
         return made
-    return factory(channel_len=channels, ch_axis=axis)  # type: ignore[no-any-return]
+    return factory(channel_len=channels, ch_axis=axis)
 
 
 def _classes() -> dict[str, type[Weighted]]:

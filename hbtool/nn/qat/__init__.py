@@ -1,0 +1,1 @@
+"""QAT forms of modules."""
