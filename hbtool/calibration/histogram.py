@@ -85,7 +85,7 @@ class Histogram:
     def add(self, values: NDArray[np.float32], group: NDArray[np.integer] | None = None) -> None:
         """Count values (any shape); `group` names the group of each, flat, where there are several."""
         upper = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint16)[_HIGH_HALF::2]
-        position = _bin_of_upper_half(self.resolution)[upper]
+        position = _bin_of_upper_half(self.resolution).take(upper)
         if group is not None:
             position += group * self.resolution.bins
         np.add.at(self._counts, position, 1)

@@ -40,7 +40,9 @@ def kl_threshold(histogram: Histogram, group: int, top: float, levels: int, bins
         bins *= 2
     if bins > MAX_BINS or top <= 0:
         return top
-    counts = linear(histogram.magnitudes(group), magnitude_edges(histogram.resolution), top, bins)
+    magnitudes = histogram.magnitudes(group)
+    magnitudes[0] = 0.0  # zero is exact under every threshold; a Relu's zeros would only drown the rest
+    counts = linear(magnitudes, magnitude_edges(histogram.resolution), top, bins)
     sizes = np.unique(np.linspace(levels, bins, _CANDIDATES).astype(np.int64))
     divergence = _divergences(counts, sizes, levels)
     best = int(sizes[len(sizes) - 1 - np.argmin(divergence[::-1])])  # of equals, the one that cuts least

@@ -11,9 +11,9 @@ from hbtool.calibration.histogram import Histogram, Resolution, linear, magnitud
 from hbtool.calibration.kl import _divergences
 from hbtool.calibration.observe import Statistics
 from hbtool.calibration.ranges import Method, range_of, ranges_of
-from hbtool.numerics.ranges import Range, to_qparams
 from hbtool.errors import DataError
 from hbtool.numerics.qtype import INT8, INT16, dequantize, quantize
+from hbtool.numerics.ranges import Range, to_qparams
 
 
 def statistics_of(values: np.ndarray) -> Statistics:
@@ -95,6 +95,16 @@ def test_kl_finds_the_least_divergence_of_its_own_histogram() -> None:
     threshold = range_of(stats, Method("kl")).threshold
     chosen = naive_kl(counts, round(threshold / 20 * 1024), 128)
     assert chosen <= min(naive_kl(counts, size, 128) for size in np.linspace(128, 1024, 224).astype(int)) + 1e-9
+
+
+@pytest.mark.parametrize("both_ends", [False, True])
+def test_zeros_of_a_relu_do_not_move_the_kl_threshold(both_ends: bool) -> None:
+    spread = np.clip(np.abs(gaussian()) * 3, 0.01, 6)
+    mostly_zero = np.concatenate([spread, np.zeros((4, 75_000))], axis=1)
+    method = Method("kl", asymmetric=both_ends)
+    alone, drowned = (range_of(statistics_of(v), method).threshold for v in (spread, mostly_zero))
+    assert drowned == alone
+    assert drowned > 5.5
 
 
 @pytest.mark.parametrize("both_ends", [False, True])
