@@ -1,0 +1,415 @@
+"""Runs a task tile by tile: operands from where they are, transfers in front of and behind each tile.
+
+Operands and results lie on chip as a whole where there is room (then a tile is a box of them), else they pass through
+two buffers each that are used in turn (double buffering): while one tile computes, the next one's data arrive.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from hbtool.artifact.program import ON_CHIP, Engine
+from hbtool.compiler.allocate import Block
+from hbtool.compiler.emit import Operand, Slot
+from hbtool.compiler.layers import Layer, Tensor, sizes
+from hbtool.compiler.options import CompileOptions
+from hbtool.compiler.residence import CHUNK_BYTES, Held, Residence, dense_strides
+from hbtool.compiler.tile import Grid, Task, TileWork, axes_of, boxes, grids, steps_of
+from hbtool.errors import CompileError
+from hbtool.numerics.qtype import INT8
+from hbtool.ops.op import Box, whole
+from hbtool.target.job import Job
+
+PIECE_CYCLES = 3000
+"""Tiles of a layer whose data are all on chip: about this many cycles, so that the next unit can start early."""
+
+MOST_PIECES = 8
+BUFFERS = 2
+
+
+@dataclass(eq=False)
+class Ring:
+    """Buffers used in turn for the tiles of one operand or of the result."""
+
+    blocks: list[Block]
+    turn: int = -1
+    slot: Slot | None = None
+    box: Box | None = None
+
+    def next(self, slot: Slot, box: Box) -> Slot:
+        """Put a new tile into the buffer that was used longest ago."""
+        self.turn = (self.turn + 1) % len(self.blocks)
+        block = self.blocks[self.turn]
+        slot.base, slot.block, slot.inherited = block.start, block, dict(block.last)
+        self.slot, self.box = slot, box
+        return slot
+
+
+@dataclass(eq=False)
+class Plan:
+    """How a task runs: the grid, and a ring for every operand that passes through (`-1` is the result)."""
+
+    grid: Grid
+    rings: dict[int, Ring] = field(default_factory=dict)
+    resident: dict[int, Slot] = field(default_factory=dict)
+    loaded: dict[int, set[Box]] = field(default_factory=dict)
+
+
+class TileRunner:
+    """Plans and emits tasks on the residence's memory."""
+
+    def __init__(self, residence: Residence, options: CompileOptions) -> None:
+        self.r, self.options = residence, options
+        self.target, self.memory, self.emitter = residence.target, residence.memory, residence.emitter
+        self.cores = options.core_num
+        self._turn = 0
+
+    # ------------------------------------------------------------------------------------------------------- placing
+
+    def run(self, task: Task) -> None:
+        """Emit a task; its result is then on chip or in DDR, as there is room."""
+        out = self.r.of(task.out)
+        held = list({id(h): h for h in [*(self.r.of(t) for _, t in task.computed), out]}.values())
+        self._place_operands(task, held, out)
+        while True:
+            plan = self._plan(task)
+            if plan is not None:
+                self._emit(task, plan)
+                break
+            if not self._demote(task, held, out):
+                self._from_ddr(task, held)
+                break
+        stored = out.slot is None or (task.out in self.r.output_slots and self.r.output_slots[task.out] is out.home)
+        self.r.note_written(task.out, task.box, at_home=stored)
+
+    def _place_operands(self, task: Task, held: list[Held], out: Held) -> None:
+        """Bring operands in and reserve the result where that is worth it."""
+        if self.options.level == 0:
+            out.in_ddr = True
+            return
+        now = self.r.layer
+        limit = self.memory.size * 3 // 4
+        for operand in held:
+            size = operand.storage.layout.bytes
+            if operand is out or operand.slot is not None or size > limit:
+                continue
+            reused = operand.next_use(now) < 1 << 30
+            if self.memory.fits(size) or (reused and self.r.make_room(size, held, now, horizon=8)):
+                self.r.bring(operand)
+        size = out.storage.layout.bytes
+        if out.slot is None and not out.in_ddr:
+            room = size <= limit and (self.memory.fits(size) or self.r.make_room(size, held, now, horizon=2))
+            if not (room and self.r.on_chip_slot(out)):
+                out.in_ddr = True
+
+    def _demote(self, task: Task, held: list[Held], out: Held) -> bool:
+        """Free memory for buffers: storages not involved go first, then the result, then operands."""
+        others = [h for h in self.r.held.values() if h.slot is not None and h not in held]
+        if others:
+            self.r.evict(max(others, key=lambda h: (h.next_use(self.r.layer), h.storage.number)))
+            return True
+        for h in [out, *sorted(held, key=lambda h: -h.storage.layout.bytes)]:
+            if h.slot is not None:
+                self.r.evict(h)
+                if h is out:
+                    h.in_ddr = True
+                return True
+        return False
+
+    # ------------------------------------------------------------------------------------------------------ planning
+
+    def _plan(self, task: Task) -> Plan | None:
+        """A grid whose buffers fit into the free memory, with the least traffic; None if there is none."""
+        out = self.r.of(task.out)
+        streams = [i for i, t in task.computed if self.r.of(t).slot is None]
+        weights = sum(t.bytes for _, t in task.constants)
+        resident: dict[int, Slot] = {}
+        for i, tensor in task.constants:
+            slot = self._constant_slot(tensor) if weights <= self.memory.size // 2 else None
+            if slot is not None:
+                resident[i] = slot
+            else:
+                streams.append(i)
+        if out.slot is None:
+            streams.append(-1)
+        rows, channels = self._pieces(task, [t for i, t in task.constants if i in resident])
+        best = self._cheapest(task, streams, rows, channels)
+        for grid in best:
+            rings = self._rings(task, grid, streams)
+            if rings is not None:
+                return Plan(grid, rings, resident, {i: set() for i in resident})
+        for slot in resident.values():
+            assert slot.block is not None
+            self.memory.release(slot.block)
+        return None
+
+    def _constant_slot(self, tensor: Tensor) -> Slot | None:
+        block = self.memory.allocate(tensor.bytes, long_lived=False)
+        if block is None:
+            return None
+        strides = dense_strides(tensor.shape, tensor.item_bytes)
+        origin = (0,) * len(tensor.shape)
+        return Slot(ON_CHIP, block.start, strides, origin, tensor.shape, tensor.shape, block, dict(block.last))
+
+    def _pieces(self, task: Task, resident: list[Tensor]) -> tuple[int, int]:
+        """Least number of row and channel pieces, so that units and transfers overlap."""
+        if self.options.level == 0 or not task.box:
+            return 1, 1
+        work = task.tile(task.box)
+        if work is None:
+            return 1, 1
+        pieces = min(max(1, self.target.cycles(work.job) // PIECE_CYCLES), MOST_PIECES * self.cores)
+        pieces = max(pieces, self.cores)
+        largest = max((t.bytes for t in resident), default=0)
+        _, channel = axes_of(len(task.box))
+        low, high = task.box[channel]
+        channels = min(MOST_PIECES, max(1, largest // (2 * CHUNK_BYTES)), max(1, (high - low) // 16))
+        return max(1, pieces // channels), channels
+
+    def _cheapest(self, task: Task, streams: list[int], rows: int, channels: int) -> list[Grid]:
+        """Grids whose buffers fit into the free bytes, the one with the least traffic first (at most four)."""
+        free = self.memory.free_bytes
+        found: list[tuple[float, int, Grid]] = []
+        fitting: dict[tuple[int, ...], int] = {}
+        for grid in grids(task.box, rows, channels):
+            key = (*grid.pieces[:2], *grid.pieces[3:]) if len(grid.pieces) >= 4 else grid.pieces[-1:]
+            if fitting.get(key, 0) >= 1 or len(found) >= 12:
+                continue  # finer in rows only costs more
+            need = self._buffer_bytes(task, grid, streams)
+            if need is None or need > free:
+                continue
+            fitting[key] = 1
+            for outer in (True, False):
+                candidate = Grid(grid.pieces, outer)
+                found.append((self._traffic(task, candidate, streams), candidate.count, candidate))
+            if not streams:
+                break
+        found.sort(key=lambda item: (item[0], item[1], not item[2].channels_outer))
+        return [grid for _, _, grid in found[:4]]
+
+    def _first_tiles(self, task: Task, grid: Grid, most: int = 3) -> list[tuple[Box, TileWork]] | None:
+        """The first tiles of a grid, None where the operator cannot be cut like that."""
+        result: list[tuple[Box, TileWork]] = []
+        steps = steps_of(len(task.box), self.target)
+        for box in itertools.islice(boxes(task.box, grid, steps), most):
+            work = task.tile(box)
+            if work is None:
+                return None
+            result.append((box, work))
+        return result
+
+    def _buffer_bytes(self, task: Task, grid: Grid, streams: list[int]) -> int | None:
+        """Bytes of all rings, None where the operator cannot be cut like that."""
+        tiles = self._first_tiles(task, grid)
+        if tiles is None:
+            return None
+        return sum(self._ring_bytes(task, tiles, i) * self._depth(grid) for i in streams)
+
+    def _depth(self, grid: Grid) -> int:
+        return 1 if grid.count == 1 or self.options.level == 0 else BUFFERS
+
+    def _ring_bytes(self, task: Task, tiles: list[tuple[Box, TileWork]], position: int) -> int:
+        size = 0
+        for box, work in tiles:
+            if position < 0:
+                shape, item = sizes(box), task.out.item_bytes
+            else:
+                tensor, operand = task.inputs[position], work.boxes[position]
+                assert tensor is not None and operand is not None
+                shape, item = sizes(operand), tensor.item_bytes
+                if tensor.data is not None:
+                    size = max(size, box_bytes(operand, item))
+                    continue
+            size = max(size, self.target.layout(shape, item).bytes)
+        return self.memory.rounded(size)
+
+    def _traffic(self, task: Task, grid: Grid, streams: list[int]) -> float:
+        """Bytes that pass through the rings of operands."""
+        total = 0.0
+        rank = len(task.box)
+        if rank == 0:
+            return total
+        _, channel = axes_of(rank)
+        n_channels = grid.pieces[channel]
+        n_others = grid.count // n_channels
+        tiles = self._first_tiles(task, Grid(grid.pieces, True)), self._first_tiles(task, Grid(grid.pieces, False))
+        for position in streams:
+            if position < 0 or tiles[0] is None or tiles[1] is None:
+                continue
+            along_others = n_others > 1 and len({w.boxes[position] for _, w in tiles[0][:2]}) > 1
+            along_channels = n_channels > 1 and len({w.boxes[position] for _, w in tiles[1][:2]}) > 1
+            if grid.channels_outer:
+                loads = n_channels * n_others if along_others else (n_channels if along_channels else 1)
+            else:
+                loads = n_channels * n_others if along_channels else (n_others if along_others else 1)
+            box = tiles[0][0][1].boxes[position]
+            tensor = task.inputs[position]
+            assert box is not None and tensor is not None
+            total += loads * box_bytes(box, tensor.item_bytes)
+        return total
+
+    def _rings(self, task: Task, grid: Grid, streams: list[int]) -> dict[int, Ring] | None:
+        tiles = self._first_tiles(task, grid, grid.count)
+        if tiles is None:
+            return None
+        rings: dict[int, Ring] = {}
+        for position in sorted(streams):
+            size = self._ring_bytes(task, tiles, position)
+            blocks = [self.memory.allocate(size, long_lived=False) for _ in range(self._depth(grid))]
+            rings[position] = Ring([b for b in blocks if b is not None])
+            if None in blocks:
+                self._release(rings)
+                return None
+        return rings
+
+    def _release(self, rings: dict[int, Ring]) -> None:
+        for ring in rings.values():
+            for block in ring.blocks:
+                self.memory.release(block)
+
+    # ------------------------------------------------------------------------------------------------------ emission
+
+    def _emit(self, task: Task, plan: Plan) -> None:
+        out = self.r.of(task.out)
+        for box in boxes(task.box, plan.grid, steps_of(len(task.box), self.target)):
+            work = task.tile(box)
+            assert work is not None, "the plan's grid was tried"
+            core = self._turn % self.cores
+            self._turn += 1
+            inputs = [
+                None if t is None else self._operand(task, plan, i, t, work, core) for i, t in enumerate(task.inputs)
+            ]
+            if out.slot is not None:
+                result = self.r.operand(task.out, box, out.slot)
+            else:
+                slot = plan.rings[-1].next(self._tile_slot(task.out, box, plan.rings[-1]), box)
+                result = Operand(slot.view(box, task.out.type), slot, box)
+            self.emitter.add(task.engine, core, task.op, work.attributes, inputs, [result], self.r.layer, work.job)
+            self.put(task.out, box, result, core, home=out.slot is None)
+        self._release(plan.rings)
+        for slot in plan.resident.values():
+            assert slot.block is not None
+            self.memory.release(slot.block)
+
+    def put(self, tensor: Tensor, box: Box, result: Operand, core: int, home: bool) -> None:
+        """Store a finished box where it has to go: the storage's home, and the region of a graph output."""
+        held = self.r.of(tensor)
+        region = self.r.output_slots.get(tensor)
+        if region is not None and (region is not held.home or not home):
+            target = Operand(region.view(box, tensor.type), region, box)
+            self.r.transfer(result, target, tensor.item_bytes, core)
+            if region is held.home:
+                return
+        if home and (region is held.home or held.last_use > self.r.layer or region is None):
+            self.r.transfer(result, self.r.operand(tensor, box, self.r.home(held)), tensor.item_bytes, core)
+
+    def _tile_slot(self, tensor: Tensor, box: Box, ring: Ring) -> Slot:
+        """A slot of a tile's own size, in the tensor's indices."""
+        shape = sizes(box)
+        layout = self.target.layout(shape, tensor.item_bytes)
+        strides, padded, size = layout.strides, layout.padded, layout.bytes
+        if tensor.data is not None:
+            strides, padded = dense_strides(shape, tensor.item_bytes), shape
+            size = tensor.item_bytes * (strides[0] * shape[0] // tensor.item_bytes if shape else 1)
+        block = ring.blocks[0]
+        if size > block.stop - block.start:
+            raise CompileError("a tile is larger than its buffer", where=tensor.name, hint="This is a bug in hbtool.")
+        return Slot(ON_CHIP, 0, strides, tuple(low for low, _ in box), shape, padded)
+
+    def _operand(self, task: Task, plan: Plan, i: int, tensor: Tensor, work: TileWork, core: int) -> Operand:
+        box = work.boxes[i]
+        assert box is not None
+        if i in plan.resident:
+            slot = plan.resident[i]
+            if box not in plan.loaded[i] and whole(tensor.shape) not in plan.loaded[i]:
+                self._load_constant(tensor, box, slot, core)
+                plan.loaded[i].add(box)
+            return Operand(slot.view(box, tensor.type), slot, box)
+        if i in plan.rings:
+            ring = plan.rings[i]
+            if ring.box != box or ring.slot is None:
+                slot = ring.next(self._tile_slot(tensor, box, ring), box)
+                if tensor.data is not None:
+                    self._load_constant(tensor, box, slot, core)
+                else:
+                    source = self.r.operand(tensor, box, self.r.home(self.r.of(tensor)))
+                    target = Operand(slot.view(box, tensor.type), slot, box)
+                    self.r.transfer(source, target, tensor.item_bytes, core)
+            assert ring.slot is not None
+            return Operand(ring.slot.view(box, tensor.type), ring.slot, box)
+        held = self.r.of(tensor)
+        assert held.slot is not None, "operands lie on chip or pass through a ring"
+        self.r.load_pending(held, self.r.place(tensor).box(box), core)
+        return self.r.operand(tensor, box, held.slot)
+
+    def _load_constant(self, tensor: Tensor, box: Box, slot: Slot, core: int) -> None:
+        home = self.r.constant(tensor)
+        source = Operand(home.view(box, tensor.type), home, box)
+        self.r.transfer(source, Operand(slot.view(box, tensor.type), slot, box), tensor.item_bytes, core)
+
+    # ---------------------------------------------------------------------------------------------------- last resort
+
+    def _from_ddr(self, task: Task, held: list[Held]) -> None:
+        """Not even one tile fits: the unit reads and writes DDR itself, at DDR speed."""
+        work = task.tile(task.box)
+        if work is None:
+            raise CompileError("the operator cannot run whole", where=task.layer.node)
+        for h in held:
+            self.r.evict(h)
+        self._direct(task.engine, task.op, work, task.inputs, [(task.out, task.box)])
+
+    def run_several(self, layer: Layer) -> None:
+        """A layer with several results runs whole, from DDR to DDR."""
+        boxes_ = tuple(None if t is None else whole(t.shape) for t in layer.inputs)
+        for tensor in (*layer.outputs, *(t for _, t in layer.computed)):
+            self.r.evict(self.r.of(tensor))
+        shapes = [None if t is None else t.shape for t in layer.inputs]
+        work = layer.op.work(layer.attributes, shapes, layer.out.shape, [INT8 for _ in shapes])
+        job = Job("vector", vector_ops=max(work.vector_ops, 1), bits=work.bits)
+        results = [(t, whole(t.shape)) for t in layer.outputs]
+        tile = TileWork(boxes_, layer.attribute_values, job)
+        self._direct("vector", layer.op.name, tile, layer.inputs, results)
+        for tensor, box in results:
+            self.r.note_written(tensor, box, at_home=True)
+
+    def _direct(
+        self,
+        engine: Engine,
+        op: str,
+        work: TileWork,
+        operands: Sequence[Tensor | None],
+        results: Sequence[tuple[Tensor, Box]],
+    ) -> None:
+        """One instruction on operands in DDR."""
+        inputs: list[Operand | None] = []
+        loaded = stored = 0
+        for tensor, box in zip(operands, work.boxes, strict=True):
+            if tensor is None or box is None:
+                inputs.append(None)
+                continue
+            slot = self.r.constant(tensor) if tensor.data is not None else self.r.home(self.r.of(tensor))
+            at = Operand(slot.view(box, tensor.type), slot, box) if tensor.data is not None else None
+            inputs.append(at or self.r.operand(tensor, box, slot))
+            loaded += box_bytes(box, tensor.item_bytes)
+        outputs = []
+        for tensor, box in results:
+            self.r.of(tensor).in_ddr = True
+            outputs.append(self.r.operand(tensor, box, self.r.home(self.r.of(tensor))))
+            stored += box_bytes(box, tensor.item_bytes)
+        job = replace(work.job, loaded_bytes=loaded, stored_bytes=stored)
+        self.emitter.add(engine, 0, op, work.attributes, inputs, outputs, self.r.layer, job)
+        for (tensor, box), result in zip(results, outputs, strict=True):
+            region = self.r.output_slots.get(tensor)
+            if region is not None and region is not result.slot:
+                target = Operand(region.view(box, tensor.type), region, box)
+                self.r.transfer(result, target, tensor.item_bytes, 0)
+
+
+def box_bytes(box: Box, item_bytes: int) -> int:
+    """Bytes of the elements of a box."""
+    count = item_bytes
+    for low, high in box:
+        count *= high - low
+    return count
