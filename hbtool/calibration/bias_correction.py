@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hbtool.calibration.instrument import Instrument, Sample, Samples, float_feeds, run
+from hbtool.calibration.instrument import Instrument, Samples, float_feeds, run
 from hbtool.errors import DataError, ModelError
 
 FloatArray = NDArray[np.float64]
