@@ -21,11 +21,11 @@ from hbtool.calibration.ranges import Method, ranges_of
 from hbtool.calibration.similarity import similarity
 from hbtool.errors import DataError
 from hbtool.ir import graph
+from hbtool.ir.onnx_session import make_session
 from hbtool.numerics.ranges import Range
 from hbtool.ops.op import Family, float_op
 from hbtool.passes.attach_ranges import RangeOptions, values_to_observe
 from hbtool.passes.quantize import Quantized, quantize
-from hbtool.runtime.onnx_session import make_session
 
 GOOD_ENOUGH = 0.995
 """Cosine similarity at which the search stops."""

@@ -12,8 +12,8 @@ from hbtool.calibration.similarity import Similarity, similarity
 from hbtool.errors import DataError
 from hbtool.flows.talk import Quiet, Talk
 from hbtool.ir.load import load_model
+from hbtool.ir.onnx_session import make_session
 from hbtool.runtime.artifact import load_artifact
-from hbtool.runtime.onnx_session import make_session
 from hbtool.runtime.session import Session
 
 QUANTIZED = "quantized ONNX in onnxruntime"

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from hbtool.ir import graph
 from hbtool.ir.load import infer_shapes
+from hbtool.ir.onnx_session import make_session
 from hbtool.passes.extract import extract_nodes
-from hbtool.runtime.onnx_session import make_session
 
 MAX_ELEMENTS = 1 << 24
 """A folded constant larger than this (64 MB of float32) stays a computation."""

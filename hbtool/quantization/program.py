@@ -21,11 +21,11 @@ import hbtool.ops  # noqa: F401 - registers every operator
 from hbtool.compiler.segments import split_segments
 from hbtool.errors import DataError
 from hbtool.ir import graph
+from hbtool.ir.onnx_session import make_session
 from hbtool.ops.op import integer_op, is_integer, read_attributes
 from hbtool.passes.extract import extract_nodes
 from hbtool.passes.to_standard_onnx import to_standard_onnx
 from hbtool.quantization.torch_math import TorchMath
-from hbtool.runtime.onnx_session import make_session
 
 
 class Program:

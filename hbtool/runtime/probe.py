@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from hbtool.ir import graph, meta
+from hbtool.ir.onnx_session import make_session
 from hbtool.numerics import qtype
 from hbtool.ops.onnx_builder import decode
 from hbtool.passes.to_standard_onnx import to_standard_onnx
-from hbtool.runtime.onnx_session import make_session
 
 
 def probe(integer: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -9,11 +9,11 @@ import onnx_ir as ir
 
 from hbtool.compiler.segments import Segment, split_segments
 from hbtool.ir import graph
+from hbtool.ir.onnx_session import make_session
 from hbtool.numerics.int_math import NumpyMath
 from hbtool.ops.op import integer_op, is_integer, read_attributes
 from hbtool.passes.extract import extract_nodes
 from hbtool.passes.to_standard_onnx import to_standard_onnx
-from hbtool.runtime.onnx_session import make_session
 
 
 def run_node(node: ir.Node, inputs: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]:

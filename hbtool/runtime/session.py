@@ -13,10 +13,10 @@ import onnxruntime
 from hbtool.compiler.segments import Segment
 from hbtool.errors import DataError, UsageError
 from hbtool.ir import graph
+from hbtool.ir.onnx_session import make_session
 from hbtool.passes.to_standard_onnx import to_standard_onnx
 from hbtool.runtime.artifact import Artifact, graph_outputs, load_artifact
 from hbtool.runtime.input_format import InputFormat, to_graph_tensor
-from hbtool.runtime.onnx_session import make_session
 from hbtool.runtime.reference import run_reference
 from hbtool.runtime.simulator import simulate
 

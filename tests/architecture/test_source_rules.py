@@ -81,7 +81,7 @@ def test_modules_are_named_after_what_they_hold() -> None:
 def test_every_package_stands_on_a_floor() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     floors = next(c["layers"] for c in contracts if c["type"] == "layers")
-    named = {module.strip() for floor in floors for module in floor.split("|")}
+    named = {module.strip() for floor in floors for module in re.split("[|:]", floor)}
     packages = {f"hbtool.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py")}
     modules = {f"hbtool.{path.stem}" for path in PACKAGE.glob("*.py") if path.stem not in {"__init__", "__main__"}}
     assert sorted((packages | modules) - named) == []

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 
 from hbtool.ir import graph, meta
+from hbtool.ir.onnx_session import make_session
 from hbtool.numerics import qtype
 from hbtool.numerics.ranges import Range
 from hbtool.ops.op import Family, Sample, float_op
@@ -15,7 +16,6 @@ from hbtool.passes.attach_ranges import RangeOptions, attach_ranges, values_to_o
 from hbtool.passes.fuse_clamps import fuse_clamps
 from hbtool.passes.lower_to_integer import lower_to_integer
 from hbtool.passes.place import PlacementRequest, place
-from hbtool.runtime.onnx_session import make_session
 
 
 def float_model(sample: Sample) -> ir.Model:

@@ -9,11 +9,11 @@ from one_op import feeds_of, lower_sample, on_quantized_inputs
 
 import hbtool.ops  # noqa: F401 - registers the operators
 from hbtool.ir import meta
+from hbtool.ir.onnx_session import make_session
 from hbtool.numerics.qtype import INT8, INT16, INT32
 from hbtool.ops.op import Sample, float_op, float_ops
 from hbtool.passes.attach_ranges import RangeOptions
 from hbtool.passes.to_standard_onnx import to_standard_onnx
-from hbtool.runtime.onnx_session import make_session
 from hbtool.runtime.reference import run_reference
 
 SAMPLES = [

@@ -11,6 +11,7 @@ from qat_samples import HYBRID_DICT, Hybrid, Plain
 from hbtool.compiler.segments import split_segments
 from hbtool.errors import UsageError
 from hbtool.ir import meta
+from hbtool.ir.onnx_session import make_session
 from hbtool.quantization import (
     FakeQuantState,
     convert_fx,
@@ -20,7 +21,6 @@ from hbtool.quantization import (
     set_fake_quantize,
 )
 from hbtool.quantization.observed import fake_quantizers
-from hbtool.runtime.onnx_session import make_session
 from hbtool.utils.onnx_helper import export_quantized_onnx, export_to_onnx
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")

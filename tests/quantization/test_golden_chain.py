@@ -6,6 +6,7 @@ import torch
 from qat_samples import GoldenChain, golden_input
 
 from hbtool.ir import meta
+from hbtool.ir.onnx_session import make_session
 from hbtool.quantization import (
     FakeQuantState,
     convert_fx,
@@ -14,7 +15,6 @@ from hbtool.quantization import (
     set_fake_quantize,
 )
 from hbtool.quantization.onnx_graph import export
-from hbtool.runtime.onnx_session import make_session
 
 PRINTED = {
     "quant_stubx": 0.0115294,
