@@ -15,8 +15,9 @@ from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, int_type
 from hbtool.numerics.rescale import dyadic_ratios
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Broadcasting
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
 from hbtool.ops.table import is_scalar, lower_table
 
 
@@ -92,7 +93,7 @@ class Add(IntegerOp):
         return Tile(tuple(operand_box(s, box) for s in shapes if s is not None), a)
 
 
-class _Sum(FloatOp):
+class _Sum(Broadcasting):
     """Add and Sub."""
 
     absorbs_clamp = True
@@ -100,16 +101,18 @@ class _Sum(FloatOp):
     elementwise = True
     sign: ClassVar[float]
 
-    @constraint()
-    def one_activation(self, node: ir.Node, limit: Any) -> bool | str:
-        """at least one computed operand"""
-        return bool(graph.activations(node)) or "both are constants"
+    @constraint("bernoulli2")
+    def same_or_per_channel(self, node: ir.Node, limit: Any) -> bool | str:
+        """operands of one shape, or one with a value per channel"""
+        out = graph.static_shape(node.outputs[0])
+        shapes = [graph.static_shape(v) for v in node.inputs if v is not None]
+        return all(s in (out, (out[0], out[1], 1, 1), (1, out[1], 1, 1)) for s in shapes) or "they are not"
 
-    @constraint(bernoulli2=4, bayes=5, bayes_e=10, nash=10)
-    def rank(self, node: ir.Node, limit: int) -> bool | str:
-        """rank at most {limit}"""
-        rank = len(graph.static_shape(node.outputs[0]))
-        return rank <= limit or f"the rank is {rank}"
+    @constraint(bernoulli2=2048)
+    def channels(self, node: ir.Node, limit: int) -> bool | str:
+        """at most {limit} channels"""
+        count = graph.static_shape(node.outputs[0])[1]
+        return count <= limit or f"there are {count}"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:
         first, second = node.inputs[0], node.inputs[1]

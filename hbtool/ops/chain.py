@@ -76,8 +76,8 @@ class Chain:
         """x + sign * y, broadcast."""
         a, c = _q(x), _q(y)
         widest = max((a.type, c.type), key=lambda t: t.bits)
-        ratios = dyadic_ratios([a.scale / to.q.scale, sign * c.scale / to.q.scale], widest)
-        attributes = AddAttributes(*ratios, a.zero_point, c.zero_point, to.q.zero_point, to.q.type.name, *to.clamp)
+        left, right = dyadic_ratios([a.scale / to.q.scale, sign * c.scale / to.q.scale], widest)
+        attributes = AddAttributes(left, right, a.zero_point, c.zero_point, to.q.zero_point, to.q.type.name, *to.clamp)
         return self.b.emit(Add, [x, y], to.q, _shape(x, y), attributes, represents=to.value)
 
     def mul(self, x: ir.Value, y: ir.Value, to: Goal) -> ir.Value:

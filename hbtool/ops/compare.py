@@ -97,9 +97,7 @@ class CompareFloat(Broadcasting):
         for at, other_at, relation in ((1, 0, kind), (0, 1, _MIRRORED[kind])):
             array, other = graph.constant(node.inputs[at]), node.inputs[other_at]
             if array is not None and other is not None and is_scalar(array, other, node):
-                compare, value = _FUNCTIONS[relation], float(array.reshape(-1)[0])
-                whole = (TRUTH.type.min, TRUTH.type.max)
-                emit_table(b, b.x(other), lambda v: compare(v, value).astype(np.float64), TRUTH, whole, out)
+                self._with_number(b, other, relation, float(array.reshape(-1)[0]), out)
                 return
         operands = [self._operand(b, node.inputs[i]) for i in (0, 1)]
         meanings = [q for v in operands if (q := meta.qparams(v)) is not None]
@@ -110,6 +108,13 @@ class CompareFloat(Broadcasting):
             ratios = a_ratio, b_ratio
         attributes = CompareAttributes(kind, *ratios, *(q.zero_point for q in meanings))
         b.emit(Compare, operands, TRUTH, graph.static_shape(out), attributes, represents=out)
+
+    @staticmethod
+    def _with_number(b: IntegerBuilder, x: ir.Value, relation: str, number: float, out: ir.Value) -> None:
+        def truth(v: np.ndarray) -> np.ndarray:
+            return np.asarray(_FUNCTIONS[relation](v, number), np.float64)
+
+        emit_table(b, b.x(x), truth, TRUTH, (TRUTH.type.min, TRUTH.type.max), out)
 
     @staticmethod
     def _operand(b: IntegerBuilder, value: ir.Value | None) -> ir.Value:

@@ -70,7 +70,7 @@ class ConvTranspose(IntegerOp):
         per_channel = (1, -1, *(1 for _ in a.strides))
         return finish(m, a, acc, m.reshape(bias, per_channel), m.reshape(factor, per_channel))
 
-    def to_onnx(  # noqa: D102
+    def to_onnx(
         self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
     ) -> Sequence[ir.Value]:
         """One small convolution per phase of the stride, all as channels of one convolution, then interleaved.

@@ -10,13 +10,15 @@ import numpy as np
 import onnx_ir as ir
 
 from hbtool.ir import graph, meta
+from hbtool.numerics import qtype
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, int_type
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.conv import fold_input_scales, lower_conv
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Broadcasting
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
 from hbtool.ops.table import is_scalar, lower_table
 from hbtool.ops.window import Window
 
@@ -65,7 +67,7 @@ class Mul(IntegerOp):
         return Tile((operand_box(first, box), operand_box(second, box), None), a)
 
 
-class MulFloat(FloatOp):
+class MulFloat(Broadcasting):
     """ONNX Mul: a scalar constant becomes a table, a constant per channel a depthwise convolution."""
 
     op_types = ("Mul",)
@@ -73,49 +75,26 @@ class MulFloat(FloatOp):
     elementwise = True
     rule_text = "exact product, one float32 multiply; by a constant: a table or a depthwise convolution"
 
-    @constraint()
-    def one_activation(self, node: ir.Node, limit: Any) -> bool | str:
-        """at least one computed operand"""
-        return bool(graph.activations(node)) or "both are constants"
+    @constraint("bernoulli2")
+    def simple_broadcast(self, node: ir.Node, limit: Any) -> bool | str:
+        """operands of one shape, or one with a value per channel or a single value"""
+        out = graph.static_shape(node.outputs[0])
+        allowed = (out, (out[0], out[1], 1, 1), (1, out[1], 1, 1), (1, 1, 1, 1))
+        shapes = [graph.static_shape(v) for v in node.inputs if v is not None]
+        return all(s in allowed or graph.elements(s) == 1 for s in shapes) or "they are not"
 
-    @constraint(bernoulli2=4, bayes=5, bayes_e=10, nash=10)
-    def rank(self, node: ir.Node, limit: int) -> bool | str:
-        """rank at most {limit}"""
-        rank = len(graph.static_shape(node.outputs[0]))
-        return rank <= limit or f"the rank is {rank}"
+    @constraint(bernoulli2=2048)
+    def channels(self, node: ir.Node, limit: int) -> bool | str:
+        """at most {limit} channels"""
+        count = graph.static_shape(node.outputs[0])[1]
+        return count <= limit or f"there are {count}"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         first, second = node.inputs[0], node.inputs[1]
         assert first is not None and second is not None
         if graph.constant(first) is not None:
             first, second = second, first
-        factor = graph.constant(second)
-        if factor is not None and is_scalar(factor, first, node):
-            value = float(factor.reshape(-1)[0])
-            lower_table(node, b, first, lambda v: v * value)
-            return
-        if factor is not None and self._per_channel(factor, first):
-            channels = graph.static_shape(first)[1]
-            weight = np.broadcast_to(factor.reshape(-1), (channels,)).reshape(channels, 1, 1, 1).astype(np.float32)
-            weight, scale = fold_input_scales(weight, b.q(first), channels)
-            lower_conv(node, b, first, second, weight, None, scale, Window((1, 1), (1, 1), (0,) * 4, (1, 1)), channels)
-            return
-        result = b.result(node)
-        wide = INT16 if result.q.type is INT16 else INT8
-        operands = [b.x(first), b.constant_operand(second, wide) if factor is not None else b.x(second)]
-        meanings = [q for v in operands if (q := meta.qparams(v)) is not None]
-        scale_factor = b.multiplier([meanings[0].scale], [meanings[1].scale], result.q.scale)
-        attributes = MulAttributes(
-            meanings[0].zero_point, meanings[1].zero_point, result.q.zero_point, result.q.type.name, *result.clamp
-        )
-        inputs = [*operands, b.const(scale_factor, "multiplier")]
-        b.emit(Mul, inputs, result.q, graph.static_shape(node.outputs[0]), attributes, represents=result.value)
-
-    @staticmethod
-    def _per_channel(factor: np.ndarray, x: ir.Value) -> bool:
-        shape = graph.static_shape(x)
-        padded = (1,) * (len(shape) - factor.ndim) + factor.shape
-        return len(shape) == 4 and padded == (1, shape[1], 1, 1)
+        lower_product(node, b, first, second, graph.constant(second))
 
     def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
         assert x[0] is not None and x[1] is not None
@@ -135,41 +114,41 @@ class MulFloat(FloatOp):
         yield Sample("tensor constant", "Mul", (normal(2, 5, 6),), {1: normal(5, 6)}, steps=3.0)
 
 
-class DivFloat(FloatOp):
-    """ONNX Div by a constant (a table); division of two feature maps stays on the CPU."""
+def lower_product(
+    node: ir.Node, b: IntegerBuilder, first: ir.Value, second: ir.Value, factor: np.ndarray | None
+) -> None:
+    """Emit first * second as the result of `node`; `factor` stands in for `second` where it is constant."""
+    if factor is not None and is_scalar(factor, first, node):
+        value = float(factor.reshape(-1)[0])
+        lower_table(node, b, first, lambda v: v * value)
+        return
+    if factor is not None and _per_channel(factor, first):
+        channels = graph.static_shape(first)[1]
+        weight = np.broadcast_to(factor.reshape(-1), (channels,)).reshape(channels, 1, 1, 1).astype(np.float32)
+        weight, scale = fold_input_scales(weight, b.q(first), channels)
+        lower_conv(node, b, first, None, weight, None, scale, Window((1, 1), (1, 1), (0,) * 4, (1, 1)), channels)
+        return
+    result = b.result(node)
+    wide = INT16 if result.q.type is INT16 else INT8
+    operands = [b.x(first), _constant(b, second, factor, wide) if factor is not None else b.x(second)]
+    meanings = [q for v in operands if (q := meta.qparams(v)) is not None]
+    scale_factor = b.multiplier([meanings[0].scale], [meanings[1].scale], result.q.scale)
+    attributes = MulAttributes(
+        meanings[0].zero_point, meanings[1].zero_point, result.q.zero_point, result.q.type.name, *result.clamp
+    )
+    inputs = [*operands, b.const(scale_factor, "multiplier")]
+    b.emit(Mul, inputs, result.q, graph.static_shape(node.outputs[0]), attributes, represents=result.value)
 
-    op_types = ("Div",)
-    elementwise = True
-    rule_text = "by a scalar constant, or a scalar constant divided by x: a table"
 
-    @constraint()
-    def scalar_constant(self, node: ir.Node, limit: Any) -> bool | str:
-        """one computed operand and one scalar constant"""
-        pairs = ((0, 1), (1, 0))
-        for constant_at, other_at in pairs:
-            array, other = graph.constant(node.inputs[constant_at]), node.inputs[other_at]
-            if array is not None and other is not None and is_scalar(array, other, node):
-                return True
-        return "both are feature maps, or the constant is a tensor"
+def _constant(b: IntegerBuilder, value: ir.Value, factor: np.ndarray, type_: IntType) -> ir.Value:
+    given = graph.constant(value)
+    if given is not None and np.array_equal(given, factor):
+        return b.constant_operand(value, type_)
+    q = qtype.symmetric(float(np.abs(factor).max(initial=0.0)), type_)
+    return b.const(qtype.quantize(factor, q), f"constant_{value.name}", q)
 
-    def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
-        first, second = node.inputs[0], node.inputs[1]
-        assert first is not None and second is not None
-        divisor, dividend = graph.constant(second), graph.constant(first)
-        if divisor is not None:
-            value = float(divisor.reshape(-1)[0])
-            lower_table(node, b, first, lambda v: v / value)
-        else:
-            assert dividend is not None
-            value = float(dividend.reshape(-1)[0])
-            lower_table(node, b, second, lambda v: value / v)
 
-    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
-        assert x[0] is not None and x[1] is not None
-        return x[0] / x[1]
-
-    def samples(self) -> Iterator[Sample]:  # noqa: D102
-        x = np.linspace(0.5, 4, 60, dtype=np.float32).reshape(3, 20)
-        yield Sample("by a constant", "Div", (x,), {1: np.float32(3.7)}, steps=1.0)
-        # 1/x is steep near 0.5: half a step of x moves it by up to four steps of y's own scale.
-        yield Sample("reciprocal", "Div", (x,), {0: np.float32(2.0)}, steps=6.0)
+def _per_channel(factor: np.ndarray, x: ir.Value) -> bool:
+    shape = graph.static_shape(x)
+    padded = (1,) * (len(shape) - factor.ndim) + factor.shape
+    return len(shape) == 4 and padded == (1, shape[1], 1, 1)

@@ -160,5 +160,3 @@ def _normalized(chain: Chain, x: ir.Value, form: _Form) -> ir.Value:
     limit = np.sqrt(max(count - 1, 1)) if form.centred else np.sqrt(count)
     goal = chain.within(float(limit))
     return chain.add(chain.mul(centred, far, goal), chain.mul(centred, near, goal), goal)
-
-

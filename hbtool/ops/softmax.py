@@ -95,9 +95,7 @@ def _of_sum(
     goal = chain.within(max(threshold, 1e-3))
     if count <= FINE_SUM:
         return chain.table(chain.sum(powers, axes, chain.within(count)), lambda v: function(np.maximum(v, 0.5)), goal)
-    fine = chain.table(
-        chain.sum(powers, axes, chain.within(FINE_SUM)), lambda v: function(np.maximum(v, 0.5)), goal
-    )
+    fine = chain.table(chain.sum(powers, axes, chain.within(FINE_SUM)), lambda v: function(np.maximum(v, 0.5)), goal)
     at_end = function(np.asarray(FINE_SUM))
     coarse = chain.table(
         chain.sum(powers, axes, chain.within(count)), lambda v: function(np.maximum(v, FINE_SUM)) - at_end, goal

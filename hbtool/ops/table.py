@@ -17,7 +17,7 @@ from hbtool.numerics.qtype import INT16, IntType, QParams, int_type
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import FAMILIES, Box, Family, FloatOp, IntegerOp, Sample, Tile, constraint
+from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, constraint
 from hbtool.ops.segment_table import SegmentTable
 
 Function = Callable[[np.ndarray], np.ndarray]

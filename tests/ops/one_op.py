@@ -32,7 +32,9 @@ def float_model(sample: Sample) -> ir.Model:
             initializers.append(numpy_helper.from_array(array, f"c{position}"))
             names.append(f"c{position}")
         elif (array := next(computed, None)) is not None:
-            inputs.append(helper.make_tensor_value_info(f"x{position}", helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
+            inputs.append(
+                helper.make_tensor_value_info(f"x{position}", helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            )
             names.append(f"x{position}")
         else:
             names.append("")

@@ -43,7 +43,7 @@ def test_every_executor_gives_the_bits_of_the_definition(sample: Sample, options
 
 
 def error_in_steps(integer: ir.Model, results: dict[str, np.ndarray], floats: dict[str, np.ndarray]) -> float:
-    """The largest difference of an output, in steps of its own scale; a wrong truth value or index is infinitely far."""
+    """The largest difference of an output, in steps of its own scale; a wrong truth value or index: infinity."""
     worst = 0.0
     for output in integer.graph.outputs:
         got, want = results[output.name], floats[output.name]
