@@ -80,7 +80,8 @@ def install() -> bool:
         return True
     if importlib.util.find_spec(PLUGIN) is not None:
         return False
-    sys.meta_path.append(_Finder())
+    # First: the real packages' own paths would otherwise load every sub-module a second time.
+    sys.meta_path.insert(0, _Finder())
     return True
 
 

@@ -37,7 +37,9 @@ def integer_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Mo
     """
     ranged = ranged_graph(model, args, march)
     target = target_of(march)
-    return lower_to_integer(ranged, target.family, target.multiplier_bits)
+    integer = lower_to_integer(ranged, target.family, target.multiplier_bits)
+    integer.metadata_props["hbtool.march"] = march
+    return integer
 
 
 def freeze(model: nn.Module) -> None:

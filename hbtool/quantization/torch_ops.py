@@ -270,7 +270,10 @@ SCALELESS = (
         "compare",
         Rule.NONE,
         "Greater",
-        (*(getattr(torch, n) for n in _COMPARISONS), *(getattr(operator, n) for n in "eq ge gt le lt ne".split())),
+        (
+            *(getattr(torch, n) for n in _COMPARISONS),
+            *(getattr(operator, n) for n in ["eq", "ge", "gt", "le", "lt", "ne"]),
+        ),
         (*_COMPARISONS, "__eq__", "__ge__", "__gt__", "__le__", "__lt__"),
     ),
     TorchOp("argmax", Rule.NONE, "ArgMax", (torch.argmax,), ("argmax",)),
