@@ -100,7 +100,7 @@ def compare(optimized: ir.Model, integer: ir.Model, sample: Sample) -> tuple[dic
         graph.value_name(v)
         for node in optimized.graph
         for v in node.outputs
-        if graph.is_float(v) and graph.value_name(v) in quantized and graph.known_shape(v) is not None
+        if v.name and graph.is_float(v) and v.name in quantized and graph.known_shape(v) is not None
     ]
     floats = next(iter(capture(optimized, names, [sample])))
     cosines = {name: similarity(floats[name], quantized[name]).cosine for name in names}

@@ -28,7 +28,7 @@ def probe(integer: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.nd
     for node in standard.graph:
         for value in node.outputs:
             name = meta.float_value(value)
-            if name is not None or meta.qparams(value) is None:
+            if value.name and (name is not None or meta.qparams(value) is None):
                 wanted.setdefault(name or graph.value_name(value), value)
     for value in wanted.values():
         if value not in taken and value.dtype is not None:
