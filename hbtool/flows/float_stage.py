@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx_ir as ir
 
@@ -16,16 +14,12 @@ from hbtool.errors import ConfigError, UnsupportedError
 from hbtool.flows.inputs import input_specs, insert_inputs, model_facts, open_dataset
 from hbtool.flows.talk import Talk
 from hbtool.ir.load import prepare_model, read_proto
-from hbtool.numerics.qtype import INT8, INT16, IntType
 from hbtool.ops.op import Family
 from hbtool.passes.cut_outputs import cut_outputs
-from hbtool.passes.place import PlacementRequest
 from hbtool.passes.read_qdq import has_qdq, read_qdq
 from hbtool.passes.simplify import simplify, simplify_trained
 from hbtool.target.target import Target
 from hbtool.target.target import load as load_target
-
-INT_TYPES: dict[str, IntType] = {"int8": INT8, "int16": INT16}
 
 
 @dataclass(frozen=True)
@@ -106,25 +100,3 @@ def prepare_float(loaded: LoadedConfig, talk: Talk) -> FloatStage:
         optimized = simplify(model)
     talk.info(f"optimized the float graph: {original.graph.num_nodes()} -> {optimized.graph.num_nodes()} nodes")
     return FloatStage(loaded, paths, check, facts, target, original, optimized, samples, trained)
-
-
-def placement_request(stage: FloatStage) -> PlacementRequest:
-    """What the configuration asks of placement."""
-    settings = stage.check.node_settings.values()
-    flags = stage.loaded.calibration_parameters.optimization
-    return PlacementRequest(
-        run_on_cpu=tuple(s.node for s in settings if s.device == "CPU"),
-        run_on_bpu=tuple(s.node for s in settings if s.device == "BPU"),
-        kinds_on_bpu=tuple(dict.fromkeys(k.op_type for k in flags.kinds)),
-        quantized_outputs=INT_TYPES.get(flags.model_output or ""),
-    )
-
-
-def output_folder(stage: FloatStage) -> Path:
-    """Where files go."""
-    return stage.paths.working_dir
-
-
-def names(values: Sequence[ir.Value]) -> list[str]:
-    """Names of values, for messages."""
-    return [v.name or "" for v in values]

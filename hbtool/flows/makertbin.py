@@ -20,7 +20,7 @@ from hbtool.config.dump import dump
 from hbtool.config.schema import LoadedConfig
 from hbtool.flows.float_stage import FloatStage, prepare_float
 from hbtool.flows.inputs import input_formats
-from hbtool.flows.quantize_stage import QuantizeStage, quantize_stage
+from hbtool.flows.quantize_stage import QuantizeStage, place_stage, quantize_stage
 from hbtool.flows.run_record import versions, write_run_record
 from hbtool.flows.tables import NodeRow, OutputRow, compare, node_table
 from hbtool.flows.talk import Quiet, Talk
@@ -72,13 +72,14 @@ class _Build:
 
     def run(self) -> BuildResult:
         stage = prepare_float(self.loaded, self.talk)
+        placed = place_stage(stage, self.talk)
         self._lap("prepare")
         self._save(stage, "original_float_model", stage.original)
         self._save(stage, "optimized_float_model", stage.optimized)
         if "dump_calibration_data" in self.loaded.model_parameters.debug_mode:
             self._dump_samples(stage)
         self._lap("save")
-        quantized = quantize_stage(stage, self.talk)
+        quantized = quantize_stage(stage, placed, self.talk)
         self._lap("calibrate")
         self._save(stage, "calibrated_model", to_qdq(quantized.quantized.ranged))
         self._save(stage, "quantized_model", quantized.quantized.standard)

@@ -9,14 +9,15 @@ import onnx_ir as ir
 from hbtool.calibration.ranges import Method, MethodName
 from hbtool.calibration.search import Calibrated, CalibrationJob, calibrate, describe, search
 from hbtool.config.calibration_section import CalibrationParameters
-from hbtool.flows.float_stage import INT_TYPES, FloatStage, placement_request
-from hbtool.flows.int16_requests import int16_values
+from hbtool.flows.float_stage import FloatStage
+from hbtool.flows.node_requests import NodeRequests, node_requests, settle_types
 from hbtool.flows.talk import Talk
 from hbtool.passes.attach_ranges import RangeOptions, attach_ranges
 from hbtool.passes.fuse_clamps import fuse_clamps
 from hbtool.passes.place import INT16_FAMILIES, place
 from hbtool.passes.place_trained import place_trained
 from hbtool.passes.quantize import Quantized, from_ranged
+from hbtool.passes.settle_int16 import RefusedInt16
 
 DEFAULT_PERCENTILE = 0.99995
 
@@ -30,37 +31,59 @@ class QuantizeStage:
         quantized: its integer forms.
         method: how ranges were found, as the log names it.
         calibrated: details of the calibration, None where ranges came with the model.
+        refused: int16 requests that fell back to int8.
     """
 
     placed: ir.Model
     quantized: Quantized
     method: str
     calibrated: Calibrated | None
+    refused: tuple[RefusedInt16, ...] = ()
 
 
-def quantize_stage(stage: FloatStage, talk: Talk) -> QuantizeStage:
-    """Place every node, find ranges, lower to integers."""
+@dataclass(frozen=True)
+class PlacedStage:
+    """The float graph with a device for every node, and how ranges become meanings.
+
+    Attributes:
+        placed: placements and absorbed clamps are marked.
+        options: types of values.
+        refused: int16 requests that fell back to int8.
+    """
+
+    placed: ir.Model
+    options: RangeOptions
+    refused: tuple[RefusedInt16, ...]
+
+
+def place_stage(stage: FloatStage, talk: Talk) -> PlacedStage:
+    """Place every node and settle the types of values; nothing here needs data."""
     placed = stage.optimized.clone()
-    request = placement_request(stage)
-    if stage.trained:
-        request = place_trained(placed, request)
+    requests: NodeRequests = node_requests(stage, talk)
+    request = place_trained(placed, requests.placement) if stage.trained else requests.placement
     place(placed, stage.family, request)
     fuse_clamps(placed)
-    flags = stage.loaded.calibration_parameters.optimization
+    int16, refused = settle_types(placed, stage, requests)
     options = RangeOptions(
-        asymmetric=flags.asymmetric,
-        int16_values=int16_values(placed, stage.check, stage.loaded, talk),
-        output_type=INT_TYPES.get(flags.model_output or ""),
+        asymmetric=stage.loaded.calibration_parameters.optimization.asymmetric,
+        int16_values=int16,
+        output_type=request.quantized_outputs,
         int16_tail=stage.family in INT16_FAMILIES,
     )
+    return PlacedStage(placed, options, refused)
+
+
+def quantize_stage(stage: FloatStage, placed_stage: PlacedStage, talk: Talk) -> QuantizeStage:
+    """Find ranges and lower to integers."""
+    placed, options, refused = placed_stage.placed, placed_stage.options, placed_stage.refused
     bits = stage.target.multiplier_bits
     if stage.trained:
         ranged = placed.clone()
         attach_ranges(ranged, {}, options)
-        return QuantizeStage(placed, from_ranged(ranged, stage.family, bits), "load", None)
+        return QuantizeStage(placed, from_ranged(ranged, stage.family, bits), "load", None, refused)
     job = CalibrationJob(placed, stage.samples, stage.family, bits, options)
     found = _calibrate(job, stage.loaded.calibration_parameters, talk)
-    return QuantizeStage(placed, found.quantized, describe(found.method), found)
+    return QuantizeStage(placed, found.quantized, describe(found.method), found, refused)
 
 
 def _calibrate(job: CalibrationJob, parameters: CalibrationParameters, talk: Talk) -> Calibrated:

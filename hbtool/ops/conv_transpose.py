@@ -188,6 +188,7 @@ class ConvTransposeFloat(Limited):
     """ONNX ConvTranspose with constant weights."""
 
     op_types = ("ConvTranspose",)
+    int8_only = ("bayes", "bayes-e")
     absorbs_clamp = True
     high_precision = True
     channel_scales_out = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
 from hbtool.ops.accumulator import exact_float_parts, finish, finish_onnx
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.onnx_builder import EXACT_FLOAT32, OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, Family, FloatOp, IntegerOp, Sample, Tile, Work, constraint
 
 
 @dataclass(frozen=True)
@@ -231,6 +231,7 @@ class GemmFloat(_Product):
     """ONNX Gemm with constant B and C."""
 
     op_types = ("Gemm",)
+    int8_only = ("bayes",)
 
     @constraint()
     def constant_weights(self, node: ir.Node, limit: Any) -> bool | str:
@@ -258,7 +259,7 @@ class GemmFloat(_Product):
     def bias_per_column(self, node: ir.Node, limit: Any) -> bool | str:
         """a bias of one value or one value per output column"""
         bias = graph.constant(graph.input_at(node, 2))
-        return bias is None or bias.size in (1, bias.shape[-1]) or f"its shape is {bias.shape}"
+        return bias is None or bias.size == 1 or bias.size == bias.shape[-1] or f"its shape is {bias.shape}"
 
     def samples(self) -> Iterator[Sample]:  # noqa: D102
         rng = np.random.default_rng(3)
@@ -281,6 +282,7 @@ class MatMulFloat(_Product):
     """ONNX MatMul: an activation times constant weights, or two activations."""
 
     op_types = ("MatMul",)
+    int8_positions: ClassVar[Mapping[Family, tuple[int, ...]]] = {"bayes": (1,), "bayes-e": (1,)}
 
     @constraint("bernoulli2")
     def constant_second(self, node: ir.Node, limit: Any) -> bool | str:

@@ -317,6 +317,8 @@ class FloatOp:
         elementwise: `evaluate` gives the result element by element, so that chains of such operators become one table.
         unifies_inputs: all inputs must arrive with the output's scale (Concat).
         int16_inputs: positions of inputs that need int16 to be of use (coordinates).
+        int8_only: families whose unit for it reads and writes int8 only (see `ops.int16`).
+        int8_positions: positions of inputs that are int8 on a family, whatever the others are.
         error_steps: largest error against the float operator on the *quantized* inputs, in steps of the output; where
             there are int8 weights it covers theirs, which grows with the root of the summed elements.
         rule_text: one line for the operator page: how it computes on integers.
@@ -336,6 +338,8 @@ class FloatOp:
     elementwise: ClassVar[bool] = False
     unifies_inputs: ClassVar[bool] = False
     int16_inputs: ClassVar[tuple[int, ...]] = ()
+    int8_only: ClassVar[tuple[Family, ...]] = ()
+    int8_positions: ClassVar[Mapping[Family, tuple[int, ...]]] = {}
     error_steps: ClassVar[float] = 1.0
     rule_text: ClassVar[str] = ""
 

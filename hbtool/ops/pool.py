@@ -226,6 +226,7 @@ class AveragePoolFloat(_PoolFloat):
     """ONNX AveragePool and GlobalAveragePool."""
 
     op_types = ("AveragePool", "GlobalAveragePool")
+    int8_only = ("bayes", "bayes-e")
     absorbs_clamp = True
     rule_text = "integer sum, one float32 multiply by s_x / (count * s_y)"
 

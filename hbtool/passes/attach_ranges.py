@@ -144,7 +144,8 @@ class _Chooser:
             return QParams(INT32, (1.0,))
         wanted = self._wanted_type(value)
         if leaves and value.is_graph_output() and self.options.output_type is not None:
-            wanted = self.options.output_type
+            asked = graph.value_name(value) in self.options.int16_values
+            wanted = INT16 if asked else self.options.output_type
         if isinstance(rule, Fixed):
             return to_qparams(Range((rule.low,), (rule.high,)), wanted, self.options.asymmetric)
         return self._observed(value, node, wanted)

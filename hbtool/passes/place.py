@@ -118,11 +118,15 @@ def _stranded(node: ir.Node, family: Family, request: PlacementRequest) -> str |
     tail = all(_ends_here(v) for v in node.outputs)
     if op.passive:
         if not _has_active_source(node):
-            return f"{node.op_type} only moves values and has no quantized neighbour before it to take a scale from"
+            return (
+                f"{node.op_type} only moves values and has no quantized neighbour before it to take a scale from "
+                "(a unit_conv, a depthwise 1x1 convolution with weights of 1, in front of it would bring one)"
+            )
         if tail and not op.free_at_tail and request.quantized_outputs is None:
             return (
                 f"{node.op_type} only moves values at the end of the model; on the BPU it would cost the node before "
-                "it the high-precision output"
+                "it the high-precision output (set_model_output_int8 or run_on_bpu accepts that, and so does a unit_conv "
+                "behind it)"
             )
         return None
     if tail and request.quantized_outputs is None and _behind_accumulator(node):
