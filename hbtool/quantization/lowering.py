@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hbtool.passes.lower_to_integer import lower_to_integer
 from hbtool.passes.range_trained import range_trained
+from hbtool.nn.qat.weighted import Weighted
 from hbtool.quantization import onnx_graph
 from hbtool.quantization.fake_quantize import FakeQuantState
 from hbtool.quantization.observed import fake_quantizers
@@ -43,7 +44,10 @@ def integer_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Mo
 
 
 def freeze(model: nn.Module) -> None:
-    """Scales as they are: eval mode, fake quantizers round and do not observe."""
+    """Scales as they are: eval mode, fake quantizers round and do not observe, batch normalizations are absorbed."""
     model.eval()
+    for module in model.modules():
+        if isinstance(module, Weighted):
+            module.absorb_bn()
     for quantizer in fake_quantizers(model).values():
         quantizer.set_state(FakeQuantState.VALIDATION)

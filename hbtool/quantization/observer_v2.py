@@ -68,14 +68,14 @@ def magnitude_histogram(x: Tensor, bins: int, share: bool) -> tuple[Tensor, Tens
 def squared_error(counts: Tensor, centres: Tensor, thresholds: Tensor, steps: float) -> Tensor:
     """Sum of squared quantization errors for each threshold [T], from a histogram of magnitudes (zeros left out).
 
-    Inside the range a value loses the variance of a uniform error, step^2 / 12, but never more than its own square;
-    outside it loses its distance to the threshold. Cumulative sums give all thresholds at once.
+    A value below half a step is rounded to 0 and loses its own square, one inside the range the variance of a uniform
+    error, step^2 / 12, one outside its distance to the threshold. Cumulative sums give all thresholds at once.
     """
     count, first, second = (torch.cumsum((counts * centres**k).double(), 0) for k in (0, 1, 2))
     count, first, second = (torch.nn.functional.pad(c, (1, 0)) for c in (count, first, second))
     scales = (thresholds / steps).double()
     inside = torch.searchsorted(centres, thresholds)
-    tiny = torch.minimum(torch.searchsorted(centres, (scales / 12**0.5).float()), inside)
+    tiny = torch.minimum(torch.searchsorted(centres, (scales / 2).float()), inside)
     rounding = second[tiny] + (count[inside] - count[tiny]) * scales**2 / 12
     top = thresholds.double()
     beyond = count[-1] - count[inside], first[-1] - first[inside], second[-1] - second[inside]

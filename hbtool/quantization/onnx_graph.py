@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hbtool.errors import ModelError
 from hbtool.ir import graph, meta
+from hbtool.nn.qat.weighted import Weighted
 from hbtool.quantization.fake_quantize import FakeQuantizeBase, FakeQuantState
 from hbtool.quantization.straight_through import fake_quantize_op
 
@@ -73,6 +74,9 @@ def export(
         ModelError: torch cannot export the model.
     """
     frozen = copy.deepcopy(model).eval()
+    for module in frozen.modules():
+        if isinstance(module, Weighted):
+            module.absorb_bn()
     for module in frozen.modules():
         if isinstance(module, FakeQuantizeBase):
             module.set_state(FakeQuantState.VALIDATION)

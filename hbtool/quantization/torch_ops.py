@@ -272,7 +272,12 @@ SCALELESS = (
         "Greater",
         (
             *(getattr(torch, n) for n in _COMPARISONS),
-            *(getattr(operator, n) for n in ["eq", "ge", "gt", "le", "lt", "ne"]),
+            operator.eq,
+            operator.ge,
+            operator.gt,
+            operator.le,
+            operator.lt,
+            operator.ne,
         ),
         (*_COMPARISONS, "__eq__", "__ge__", "__gt__", "__le__", "__lt__"),
     ),

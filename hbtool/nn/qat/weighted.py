@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hbtool.nn.intrinsic import BASES, CLASSES, Clip, Fused
+from hbtool.qat_mode import QATMode, get_qat_mode
 from hbtool.quantization.fake_quantize import FakeQuantizeBase
 from hbtool.quantization.observer import MovingAverageMinMaxObserver
 from hbtool.quantization.straight_through import fake_quantize_op, quantize_dequantize
@@ -52,6 +53,7 @@ class Weighted(nn.Module):
         made.preserve_qat_mode = getattr(module, "preserve_qat_mode", getattr(conv, "preserve_qat_mode", False))
         if isinstance(module, Fused) and hasattr(module, "bn"):
             made.bn = module.bn
+            made.reverse_fold = get_qat_mode() == QATMode.WithBNReverseFold
         channels, axis = made._channels()
         made.weight_fake_quant = None
         if qconfig.weight is not None:
@@ -110,6 +112,25 @@ class Weighted(nn.Module):
         factor = factor.view(shape)
         weight = self._quantized(self.weight * factor) / factor
         return bn(self._compute(x, weight, self.bias))
+
+    @torch.no_grad()
+    def absorb_bn(self) -> None:
+        """Fold the batch normalization into weights and bias; the eval-mode output does not change.
+
+        The integers of the weights stay: without reverse fold their scales take the factor in.
+        """
+        bn: Any = self._modules.pop("bn", None)
+        if bn is None:
+            return
+        channels, axis = self._channels()
+        factor = bn.weight / (bn.running_var + bn.eps).sqrt()
+        shape = [-1 if i == (axis or 0) else 1 for i in range(self.weight.dim())]
+        quantizer = self.weight_fake_quant
+        if quantizer is not None and not self.reverse_fold:
+            quantizer.set_qparams((quantizer.scale * factor.abs()).expand(channels))
+        bias = torch.zeros_like(factor) if self.bias is None else self.bias
+        self.weight = nn.Parameter(self.weight * factor.view(shape))
+        self.bias = nn.Parameter((bias - bn.running_mean) * factor + bn.bias)
 
     def _quantized(self, weight: Tensor) -> Tensor:
         return weight if self.weight_fake_quant is None else self.weight_fake_quant(weight)
