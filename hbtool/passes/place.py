@@ -125,8 +125,8 @@ def _stranded(node: ir.Node, family: Family, request: PlacementRequest) -> str |
         if tail and not op.free_at_tail and request.quantized_outputs is None:
             return (
                 f"{node.op_type} only moves values at the end of the model; on the BPU it would cost the node before "
-                "it the high-precision output (set_model_output_int8 or run_on_bpu accepts that, and so does a unit_conv "
-                "behind it)"
+                "it the high-precision output (set_model_output_int8 or run_on_bpu accepts that; a unit_conv "
+                "behind it does, too)"
             )
         return None
     if tail and request.quantized_outputs is None and _behind_accumulator(node):
