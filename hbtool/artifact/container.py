@@ -3,7 +3,7 @@
 | tensor | holds |
 |---|---|
 | `graph` | the INTEGER graph as ONNX bytes, initializers without their data |
-| `const/<name>` | the data of one initializer |
+| `const/<name>` | the data of one initializer, unless it lies in a weight region (`shared` in the header says where) |
 | `program/<segment>` | the Program of one BPU segment, JSON |
 | `weights/<segment>` | the bytes of the Program's weight region |
 

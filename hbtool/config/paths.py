@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def resolve_paths(loaded: LoadedConfig) -> ResolvedPaths:
     """Every path of the configuration, relative ones counted from the folder of its file."""
 
     def absolute(text: str) -> Path:
-        return Path(loaded.folder, Path(text).expanduser())
+        return Path(os.path.normpath(Path(loaded.folder, Path(text).expanduser())))
 
     def optional(text: str | None) -> Path | None:
         return absolute(text) if text else None

@@ -49,6 +49,7 @@ def prepare_model(
     _set_input_shapes(proto, where, input_shapes or {})
     # Stated inner shapes may belong to other input shapes; they are inferred anew.
     del proto.graph.value_info[:]
+    _complete_outputs(proto, where)
     _check(proto, where)
     proto = _convert_opset(proto)
     model = ir.from_proto(_infer(proto, where))
@@ -74,7 +75,9 @@ def infer_shapes(model: ir.Model, where: str = "the model") -> None:
             if tensor.elem_type:
                 value.dtype = ir.DataType(tensor.elem_type)
             if tensor.HasField("shape"):
-                value.shape = ir.Shape([d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim])
+                value.shape = ir.Shape(
+                    [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+                )
 
 
 def read_proto(path: str | Path) -> onnx.ModelProto:
@@ -177,6 +180,16 @@ def _set_input_shapes(proto: onnx.ModelProto, where: str, shapes: Mapping[str, S
         for output in proto.graph.output:
             for dim in output.type.tensor_type.shape.dim:
                 dim.Clear()
+
+
+def _complete_outputs(proto: onnx.ModelProto, where: str) -> None:
+    """Outputs stated without a type or shape, which runtimes accept and the checker does not, get the inferred one."""
+    incomplete = [o for o in proto.graph.output if not o.type.tensor_type.HasField("shape")]
+    if not incomplete:
+        return
+    inferred = {o.name: o for o in _infer(proto, where).graph.output}
+    for output in incomplete:
+        output.type.CopyFrom(inferred[output.name].type)
 
 
 def _check(proto: onnx.ModelProto, where: str) -> None:

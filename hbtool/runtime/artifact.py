@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +55,14 @@ def save_artifact(artifact: Artifact, path: str | Path) -> Path:
     """Write an artifact as one step."""
     proto = ir.to_proto(artifact.model)
     tensors: dict[str, np.ndarray] = {}
+    shared: dict[str, list[Any]] = {}
     for tensor in proto.graph.initializer:
-        tensors[f"const/{tensor.name}"] = onnx.numpy_helper.to_array(tensor)
+        array = onnx.numpy_helper.to_array(tensor)
+        place = _in_weights(array, artifact.programs)
+        if place is None:
+            tensors[f"const/{tensor.name}"] = array
+        else:
+            shared[tensor.name] = list(place)
         for name in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
             tensor.ClearField(name)
     tensors["graph"] = np.frombuffer(proto.SerializeToString(), np.uint8)
@@ -68,6 +75,7 @@ def save_artifact(artifact: Artifact, path: str | Path) -> Path:
         "target": target_to_json(artifact.target),
         "inputs": [_input_to_json(form) for form in artifact.inputs],
         "build": dict(artifact.build),
+        "shared": shared,
     }
     return write_container(path, Container(header, tensors))
 
@@ -81,7 +89,7 @@ def load_artifact(path: str | Path) -> Artifact:
     container = read_container(path)
     header, where = container.header, str(path)
     try:
-        model = _model(container.tensors, where)
+        model = _model(container.tensors, header.get("shared", {}), where)
         inputs = tuple(_input_from_json(entry) for entry in header["inputs"])
         name, march, target = str(header["name"]), str(header["march"]), target_from_json(header["target"], where)
         build = dict(header.get("build", {}))
@@ -113,20 +121,43 @@ def _program(tensors: Mapping[str, np.ndarray], name: str, where: str) -> Segmen
     return SegmentProgram(program, b"" if weights is None else weights.tobytes())
 
 
-def _model(tensors: Mapping[str, np.ndarray], where: str) -> ir.Model:
+SMALLEST_SHARED_BYTES = 256
+"""Smaller constants are stored as they are: looking for them costs more than they do."""
+
+
+def _in_weights(array: np.ndarray, programs: Mapping[str, SegmentProgram]) -> tuple[str, int] | None:
+    """(segment, offset) of a constant inside a weight region, None where it is not there in one piece."""
+    if array.nbytes < SMALLEST_SHARED_BYTES:
+        return None
+    data = array.tobytes()
+    places = ((name, compiled.weights.find(data)) for name, compiled in programs.items())
+    return next(((name, offset) for name, offset in places if offset >= 0), None)
+
+
+def _stored(
+    tensor: onnx.TensorProto, tensors: Mapping[str, np.ndarray], shared: Mapping[str, Any], where: str
+) -> bytes:
+    """The data of one constant, checked against the shape and type that the graph states."""
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    if tensor.name not in shared:
+        array = tensors[f"const/{tensor.name}"]
+        if tuple(tensor.dims) == array.shape and dtype == array.dtype:
+            return bytes(array.tobytes())
+    else:
+        segment, offset = str(shared[tensor.name][0]), int(shared[tensor.name][1])
+        weights = tensors[f"weights/{segment}"]
+        size = math.prod(tensor.dims) * dtype.itemsize
+        if 0 <= offset <= weights.nbytes - size and size >= 0:
+            return bytes(weights[offset : offset + size].tobytes())
+    raise ArtifactError(f"constant {tensor.name!r} has another size or type than the graph says", where=where)
+
+
+def _model(tensors: Mapping[str, np.ndarray], shared: Mapping[str, Any], where: str) -> ir.Model:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(tensors["graph"].tobytes())
         for tensor in proto.graph.initializer:
-            array = tensors[f"const/{tensor.name}"]
-            if (
-                tuple(tensor.dims) != array.shape
-                or onnx.helper.np_dtype_to_tensor_dtype(array.dtype) != tensor.data_type
-            ):
-                raise ArtifactError(
-                    f"constant {tensor.name!r} has another shape or type than the graph says", where=where
-                )
-            tensor.raw_data = array.tobytes()
+            tensor.raw_data = _stored(tensor, tensors, shared, where)
         return ir.from_proto(proto)
     except ArtifactError:
         raise

@@ -19,7 +19,9 @@ from hbtool.passes.to_standard_onnx import to_standard_onnx
 def run_node(node: ir.Node, inputs: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]:
     """The outputs of one integer node."""
     result = integer_op(node).kernel(NumpyMath(), read_attributes(node), *inputs)
-    return result if isinstance(result, tuple) else (result,)
+    results = result if isinstance(result, tuple) else (result,)
+    # numpy turns zero-dimensional arrays into scalars, which onnxruntime does not take.
+    return tuple(np.asarray(r) for r in results)
 
 
 RunSegment = Callable[[Segment, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
