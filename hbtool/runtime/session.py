@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 
 from hbtool.compiler.segments import Segment
 from hbtool.errors import DataError, UsageError
-from hbtool.ir import graph
+from hbtool.ir import graph, meta
 from hbtool.ir.onnx_session import make_session
+from hbtool.numerics.qtype import QParams
 from hbtool.passes.to_standard_onnx import to_standard_onnx
 from hbtool.runtime.artifact import Artifact, graph_outputs, load_artifact
 from hbtool.runtime.input_format import InputFormat, to_graph_tensor
 from hbtool.runtime.reference import run_reference
 from hbtool.runtime.simulator import simulate
+
+_INTEGERS = (ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32)
 
 Backend = Literal["host", "sim", "reference"]
 BACKENDS: tuple[Backend, ...] = ("host", "sim", "reference")
@@ -26,11 +30,16 @@ BACKENDS: tuple[Backend, ...] = ("host", "sim", "reference")
 
 @dataclass(frozen=True)
 class NodeArg:
-    """Name, ONNX type and shape of an input or output, as onnxruntime gives them."""
+    """Name, ONNX type and shape of an input or output, as onnxruntime gives them.
+
+    `quantization` says what raw integers mean (real = (integer - zero_point) * scale), after the Quantize or Dequantize
+    of that input or output was removed; None where the application sees real numbers or pictures.
+    """
 
     name: str
     type: str
     shape: list[int]
+    quantization: QParams | None = None
 
 
 class Session:
@@ -38,6 +47,7 @@ class Session:
 
     Args:
         artifact: a file, or an artifact in memory.
+        name: which model of a packed file.
         backend: `host` runs all integers in onnxruntime at full speed, `sim` executes the Programs instruction by
             instruction on simulated memory, `reference` runs the definition of every operator. Same bits.
 
@@ -45,10 +55,10 @@ class Session:
         ArtifactError: the file cannot be used.
     """
 
-    def __init__(self, artifact: str | Path | Artifact, backend: Backend = "host") -> None:
+    def __init__(self, artifact: str | Path | Artifact, backend: Backend = "host", name: str | None = None) -> None:
         if backend not in BACKENDS:
             raise UsageError(f"unknown backend {backend!r}", hint=f"Backends: {', '.join(BACKENDS)}.")
-        self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+        self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact, name)
         self.backend = backend
         self._forms = {form.name: form for form in self.artifact.inputs}
         self._host: onnxruntime.InferenceSession | None = None
@@ -57,15 +67,19 @@ class Session:
 
     def get_inputs(self) -> list[NodeArg]:
         """What the application feeds: images as uint8 in the runtime format, feature maps as they are."""
-        names = [graph.value_name(v) for v in self.artifact.model.graph.inputs]
-        return [_described(self._forms[name]) for name in names]
+        return [
+            _described(form, None if form.is_image else meta.qparams(value))
+            for value in self.artifact.model.graph.inputs
+            for form in (self._forms[graph.value_name(value)],)
+        ]
 
     def get_outputs(self) -> list[NodeArg]:
         """The model's outputs."""
         outputs = []
         for value in self.artifact.model.graph.outputs:
             kind = f"tensor({_onnx_name(value.dtype.numpy()) if value.dtype is not None else 'float'})"
-            outputs.append(NodeArg(graph.value_name(value), kind, list(graph.known_shape(value) or ())))
+            q = meta.qparams(value) if value.dtype in _INTEGERS else None
+            outputs.append(NodeArg(graph.value_name(value), kind, list(graph.known_shape(value) or ()), q))
         return outputs
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[np.ndarray]:
@@ -119,5 +133,6 @@ def _onnx_name(dtype: Any) -> str:
     return {"float32": "float", "float64": "double"}.get(np.dtype(dtype).name, np.dtype(dtype).name)
 
 
-def _described(form: InputFormat) -> NodeArg:
-    return NodeArg(form.name, f"tensor({_onnx_name(form.fed_dtype)})", list(form.fed_shape))
+def _described(form: InputFormat, q: QParams | None) -> NodeArg:
+    raw = q if np.issubdtype(form.fed_dtype, np.integer) else None
+    return NodeArg(form.name, f"tensor({_onnx_name(form.fed_dtype)})", list(form.fed_shape), raw)
