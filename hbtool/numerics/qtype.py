@@ -101,6 +101,11 @@ def float32(value: float) -> float:
 SMALLEST_SCALE = float32(2.0**-100)
 
 
+def magnitude(values: NDArray[np.floating]) -> float:
+    """The largest finite magnitude (masks hold -inf, which saturates instead of stretching the scale); 0 if none."""
+    return float(np.abs(values).max(initial=0.0, where=np.isfinite(values)))
+
+
 def symmetric(threshold: float, type_: IntType, *, steps: float | None = None) -> QParams:
     """Symmetric quantization of [-threshold, threshold].
 

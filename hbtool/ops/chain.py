@@ -115,7 +115,7 @@ class Chain:
 
     def const(self, array: np.ndarray, role: str) -> ir.Value:
         """A constant operand, symmetric in the chain's width."""
-        q = qtype.symmetric(float(np.abs(array).max(initial=0.0)), self.wide)
+        q = qtype.symmetric(qtype.magnitude(array), self.wide)
         return self.b.const(qtype.quantize(array, q), role, q)
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from hbtool.ir import graph, meta
 from hbtool.numerics import qtype
 from hbtool.numerics.int_math import Array, IntMath
-from hbtool.numerics.qtype import INT8, IntType
+from hbtool.numerics.qtype import INT8, INT16, IntType
 from hbtool.numerics.rescale import dyadic_ratios
 from hbtool.ops.boundary import TRUTH
 from hbtool.ops.broadcast import operand_box
@@ -122,7 +122,8 @@ class CompareFloat(Broadcasting):
         array = graph.constant(value)
         if array is None:
             return b.x(value)
-        q = qtype.symmetric(float(np.abs(array).max(initial=0.0)), INT8)
+        # A constant costs no time: where the family has int16 it is as exact as that.
+        q = qtype.symmetric(qtype.magnitude(array), INT8 if b.family == "bernoulli2" else INT16)
         return b.const(qtype.quantize(array, q), f"constant_{value.name}", q)
 
     def samples(self) -> Iterator[Sample]:  # noqa: D102

@@ -14,8 +14,9 @@ from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import IntType
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Concat(IntegerOp):
         return Tile(tuple(boxes), a)
 
 
-class ConcatFloat(FloatOp):
+class ConcatFloat(Limited):
     """ONNX Concat."""
 
     op_types = ("Concat",)
@@ -83,6 +84,12 @@ class ConcatFloat(FloatOp):
         rank = len(graph.static_shape(node.outputs[0]))
         axis = graph.attribute(node, "axis", 0) % rank
         return axis != 0 or rank < 3 or "the batch is joined"
+
+    @constraint(bernoulli2=2048)
+    def channels(self, node: ir.Node, limit: int) -> bool | str:
+        """at most {limit} channels"""
+        count = graph.static_shape(node.outputs[0])[1]
+        return count <= limit or f"there are {count}"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         result = b.result(node)

@@ -14,8 +14,9 @@ from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
 from hbtool.ops.accumulator import exact_float_parts, finish, finish_onnx
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, Work, constraint
 from hbtool.ops.window import Window, window_of
 
 
@@ -129,7 +130,7 @@ class Conv(IntegerOp):
         )
 
 
-class ConvFloat(FloatOp):
+class ConvFloat(Limited):
     """ONNX Conv with constant weights."""
 
     op_types = ("Conv",)
@@ -148,7 +149,8 @@ class ConvFloat(FloatOp):
     @constraint(bernoulli2=7, bayes=31, bayes_e=31, nash=31)
     def kernel_size(self, node: ir.Node, limit: int) -> bool | str:
         """kernel height and width between 1 and {limit}"""
-        kernel = graph.static_shape(node.inputs[1])[2:]  # type: ignore[arg-type]
+        kernel = graph.static_shape(node.inputs[1])[-2:]  # type: ignore[arg-type]
+        kernel = kernel if _rank(node) > 1 else kernel[-1:]
         return all(1 <= k <= limit for k in kernel) or f"the kernel is {'x'.join(map(str, kernel))}"
 
     @constraint(bernoulli2=32768, bayes=65535, bayes_e=32767, nash=65535)
@@ -157,11 +159,31 @@ class ConvFloat(FloatOp):
         volume = graph.elements(graph.static_shape(node.inputs[1])[1:])  # type: ignore[arg-type]
         return volume <= limit or f"there are {volume}"
 
-    @constraint(bernoulli2=2, bayes=256, bayes_e=256, nash=256)
+    @constraint(bernoulli2=2048)
+    def few_channels(self, node: ir.Node, limit: int) -> bool | str:
+        """at most {limit} input and output channels per group, twice that without groups and dilation"""
+        plain = graph.attribute(node, "group", 1) == 1 and max(graph.attribute(node, "dilations", (1,))) == 1
+        most = max(_group_channels(node))
+        return most <= (2 * limit if plain else limit) or f"there are {most}"
+
+    @constraint(bayes=8192, bayes_e=8192)
+    def channels(self, node: ir.Node, limit: int) -> bool | str:
+        """at most {limit} input and output channels per group, eight times as many outputs at the end of the model"""
+        inputs, outputs = _group_channels(node)
+        most = limit if node.outputs[0].uses() else 8 * limit
+        return (inputs <= limit and outputs <= most) or f"there are {inputs} and {outputs}"
+
+    @constraint(bayes=256, bayes_e=256, nash=256)
     def stride(self, node: ir.Node, limit: int) -> bool | str:
         """stride at most {limit}"""
         strides = graph.attribute(node, "strides", (1,))
         return max(strides) <= limit or f"the stride is {'x'.join(map(str, strides))}"
+
+    @constraint(bayes=256, bayes_e=256, nash=256)
+    def padding(self, node: ir.Node, limit: int) -> bool | str:
+        """padding at most {limit}"""
+        pads = graph.attribute(node, "pads", (0,))
+        return max(pads) <= limit or f"the largest is {max(pads)}"
 
     @constraint(bayes=16, bayes_e=16, nash=16)
     def dilation(self, node: ir.Node, limit: int) -> bool | str:
@@ -169,11 +191,43 @@ class ConvFloat(FloatOp):
         dilations = graph.attribute(node, "dilations", (1,))
         return max(dilations) <= limit or f"the dilation is {'x'.join(map(str, dilations))}"
 
+    @constraint("bayes", "bayes-e")
+    def dilated_form(self, node: ir.Node, limit: Any) -> bool | str:
+        """with dilation: stride 1, and input height and width that are multiples of it"""
+        x = node.inputs[0]
+        assert x is not None
+        dilations, size = graph.attribute(node, "dilations", (1,)), graph.static_shape(x)[2:]
+        if max(dilations) == 1:
+            return True
+        if max(graph.attribute(node, "strides", (1,))) > 1:
+            return "the stride is larger"
+        whole = all(n % d == 0 for n, d in zip(size, dilations, strict=True))
+        return whole or f"the input is {'x'.join(map(str, size))}, the dilation {'x'.join(map(str, dilations))}"
+
+    @constraint("bernoulli2")
+    def power_of_two_dilation(self, node: ir.Node, limit: Any) -> bool | str:
+        """dilations that are powers of two and multiples of the stride, height's not above width's"""
+        rank = _rank(node)
+        dilations = graph.attribute(node, "dilations", (1,) * rank)
+        strides = graph.attribute(node, "strides", (1,) * rank)
+        if max(dilations) == 1:
+            return True
+        fits = all(d.bit_count() == 1 and d % s == 0 for d, s in zip(dilations, strides, strict=True))
+        return (fits and dilations[0] <= dilations[-1]) or f"they are {'x'.join(map(str, dilations))}"
+
     @constraint("bernoulli2")
     def two_dimensional(self, node: ir.Node, limit: Any) -> bool | str:
         """a 2-D convolution"""
-        rank = len(graph.static_shape(node.inputs[1])) - 2  # type: ignore[arg-type]
-        return rank == 2 or f"it has {rank} spatial axes"
+        return _rank(node) == 2 or f"it has {_rank(node)} spatial axes"
+
+    @constraint("bayes", "bayes-e")
+    def three_dimensional(self, node: ir.Node, limit: Any) -> bool | str:
+        """in 3-D: no groups, no dilation, and one stride of 1 or 2 for height and width"""
+        if _rank(node) < 3:
+            return True
+        strides = graph.attribute(node, "strides", (1, 1, 1))
+        plain = graph.attribute(node, "group", 1) == 1 and max(graph.attribute(node, "dilations", (1,))) == 1
+        return (plain and strides[1] == strides[2] <= 2) or "it has others"
 
     def weight_axes(self, node: ir.Node) -> Mapping[int, int]:  # noqa: D102
         return {1: 0}
@@ -209,6 +263,20 @@ class ConvFloat(FloatOp):
         yield make("auto_pad", (1, 3, 10, 9), (4, 3, 3, 3), auto_pad="SAME_UPPER", strides=(2, 2))
         yield make("1-D", (1, 4, 20), (6, 4, 5), pads=(2, 2))
         yield make("3-D", (1, 2, 5, 6, 6), (3, 2, 3, 3, 3), pads=(1, 1, 1, 1, 1, 1))
+
+
+def _group_channels(node: ir.Node) -> tuple[int, int]:
+    """Input and output channels of one group."""
+    weight = node.inputs[1]
+    assert weight is not None
+    shape = graph.static_shape(weight)
+    return shape[1], shape[0] // graph.attribute(node, "group", 1)
+
+
+def _rank(node: ir.Node) -> int:
+    """Number of spatial axes."""
+    weight = node.inputs[1]
+    return 0 if weight is None else len(graph.static_shape(weight)) - 2
 
 
 def fold_input_scales(weight: np.ndarray, q: QParams, group: int) -> tuple[np.ndarray, float]:

@@ -248,7 +248,7 @@ class IntegerBuilder:
         """A float constant used like an activation: quantized per tensor, symmetric."""
         array = graph.constant(value)
         assert array is not None, "the operand is a constant"
-        q = meta.qparams(value) or qtype.symmetric(float(np.abs(array).max(initial=0.0)), type_)
+        q = meta.qparams(value) or qtype.symmetric(qtype.magnitude(array), type_)
         return self.const(qtype.quantize(array, q), f"constant_{value.name}", q)
 
     def insert(self, node: ir.Node) -> None:

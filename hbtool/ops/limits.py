@@ -20,6 +20,11 @@ def _tensors(op: FloatOp, node: ir.Node) -> list[tuple[int, ...]]:
 class Limited(FloatOp):
     """An operator under the general limits of the feature maps."""
 
+    @constraint()
+    def not_empty(self, node: ir.Node, limit: Any) -> bool | str:
+        """tensors with elements"""
+        return all(graph.elements(s) > 0 for s in _tensors(self, node)) or "one is empty"
+
     @constraint(bernoulli2=4)
     def image_tensors(self, node: ir.Node, limit: int) -> bool | str:
         """tensors of rank {limit} (NCHW)"""

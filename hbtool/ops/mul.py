@@ -144,7 +144,7 @@ def _constant(b: IntegerBuilder, value: ir.Value, factor: np.ndarray, type_: Int
     given = graph.constant(value)
     if given is not None and np.array_equal(given, factor):
         return b.constant_operand(value, type_)
-    q = qtype.symmetric(float(np.abs(factor).max(initial=0.0)), type_)
+    q = qtype.symmetric(qtype.magnitude(factor), type_)
     return b.const(qtype.quantize(factor, q), f"constant_{value.name}", q)
 
 

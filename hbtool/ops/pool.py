@@ -14,8 +14,9 @@ from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, int_type
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, Work, constraint
 from hbtool.ops.window import Window, window_of
 
 
@@ -164,14 +165,8 @@ class AveragePool(IntegerOp):
         return _pool_work(a, out, types)
 
 
-class _PoolFloat(FloatOp):
+class _PoolFloat(Limited):
     """What the pooling operators share."""
-
-    @constraint(bernoulli2=64, bayes=256, bayes_e=256, nash=256)
-    def kernel_size(self, node: ir.Node, limit: int) -> bool | str:
-        """a window of at most {limit} in each direction"""
-        kernel = graph.attribute(node, "kernel_shape", (1,))
-        return max(kernel) <= limit or f"the window is {'x'.join(map(str, kernel))}"
 
     @constraint(bernoulli2=185, bayes=256, bayes_e=256, nash=256)
     def stride(self, node: ir.Node, limit: int) -> bool | str:
@@ -179,11 +174,22 @@ class _PoolFloat(FloatOp):
         strides = graph.attribute(node, "strides", (1,))
         return max(strides) <= limit or f"the stride is {'x'.join(map(str, strides))}"
 
-    @constraint()
-    def two_dimensional(self, node: ir.Node, limit: Any) -> bool | str:
-        """a 1-D or 2-D window"""
-        rank = len(graph.attribute(node, "kernel_shape", (1, 1)))
-        return rank <= 2 or f"it has {rank} spatial axes"
+    @constraint(bayes=256, bayes_e=256, nash=256)
+    def padding(self, node: ir.Node, limit: int) -> bool | str:
+        """padding at most {limit}"""
+        pads = graph.attribute(node, "pads", (0,))
+        return max(pads) <= limit or f"the largest is {max(pads)}"
+
+    @constraint(bernoulli2=2, bayes=2, bayes_e=2, nash=3)
+    def spatial_axes(self, node: ir.Node, limit: int) -> bool | str:
+        """a window of 1 to {limit} axes"""
+        rank = len(graph.static_shape(node.outputs[0])) - 2
+        return 1 <= rank <= limit or f"it has {rank}"
+
+    @constraint("bernoulli2", "bayes", "bayes-e")
+    def no_dilation(self, node: ir.Node, limit: Any) -> bool | str:
+        """dilation 1"""
+        return max(graph.attribute(node, "dilations", (1,))) == 1 or "it is dilated"
 
 
 class MaxPoolFloat(_PoolFloat):
@@ -192,6 +198,12 @@ class MaxPoolFloat(_PoolFloat):
     op_types = ("MaxPool",)
     passive = True
     rule_text = "maximum of integers, scale unchanged"
+
+    @constraint(bernoulli2=64, bayes=256, bayes_e=256, nash=256)
+    def kernel_size(self, node: ir.Node, limit: int) -> bool | str:
+        """a window of at most {limit} in each direction"""
+        kernel = graph.attribute(node, "kernel_shape", (1,))
+        return max(kernel) <= limit or f"the window is {'x'.join(map(str, kernel))}"
 
     @constraint()
     def no_indices(self, node: ir.Node, limit: Any) -> bool | str:
@@ -218,6 +230,10 @@ class MaxPoolFloat(_PoolFloat):
             "ceil_mode", "MaxPool", (x,), attributes={"kernel_shape": (2, 2), "strides": (2, 2), "ceil_mode": 1}
         )
         yield Sample(
+            "3-D", "MaxPool", (x.reshape(1, 3, 3, 5, 6),), attributes={"kernel_shape": (2, 2, 2), "strides": (1, 2, 2)}
+        )
+        yield Sample("1-D dilated", "MaxPool", (x[0],), attributes={"kernel_shape": (3,), "dilations": (2,)})
+        yield Sample(
             "all negative", "MaxPool", (-np.abs(x),), attributes={"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
         )
 
@@ -229,6 +245,26 @@ class AveragePoolFloat(_PoolFloat):
     int8_only = ("bayes", "bayes-e")
     absorbs_clamp = True
     rule_text = "integer sum, one float32 multiply by s_x / (count * s_y)"
+
+    @constraint(bernoulli2=7, bayes=256, bayes_e=256, nash=256)
+    def kernel_size(self, node: ir.Node, limit: int) -> bool | str:
+        """for AveragePool: a window of at most {limit} in each direction"""
+        kernel = graph.attribute(node, "kernel_shape", (1,))
+        return max(kernel) <= limit or f"the window is {'x'.join(map(str, kernel))}"
+
+    @constraint(bayes_e=8192)
+    def window_area(self, node: ir.Node, limit: int) -> bool | str:
+        """for AveragePool: a window of at most {limit} elements"""
+        area = graph.elements(graph.attribute(node, "kernel_shape", (1,)))
+        return area <= limit or f"there are {area}"
+
+    @constraint(bernoulli2=8192)
+    def image_area(self, node: ir.Node, limit: int) -> bool | str:
+        """for GlobalAveragePool: an image of at most {limit} pixels"""
+        x = node.inputs[0]
+        assert x is not None
+        area = graph.elements(graph.static_shape(x)[2:])
+        return node.op_type != "GlobalAveragePool" or area <= limit or f"there are {area}"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         x = node.inputs[0]
@@ -277,3 +313,10 @@ class AveragePoolFloat(_PoolFloat):
         yield Sample("padding not counted", "AveragePool", (x,), attributes=padded, steps=1.5)
         yield Sample("padding counted", "AveragePool", (x,), attributes={**padded, "count_include_pad": 1}, steps=1.5)
         yield Sample("global", "GlobalAveragePool", (x + 1,), steps=1.5)
+        line = x.reshape(1, 3, 90)
+        yield Sample("1-D", "AveragePool", (line,), attributes={"kernel_shape": (5,), "strides": (3,)}, steps=1.5)
+        cube = x.reshape(1, 3, 3, 5, 6)
+        window = {"kernel_shape": (2, 3, 2), "pads": (0, 1, 0, 1, 1, 0)}
+        yield Sample("3-D", "AveragePool", (cube,), attributes=window, steps=1.5)
+        dilated = {"kernel_shape": (2, 2), "dilations": (2, 3), "ceil_mode": 1, "strides": (2, 2)}
+        yield Sample("dilated, ceil_mode", "AveragePool", (x,), attributes=dilated, steps=1.5)

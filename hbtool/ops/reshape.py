@@ -14,8 +14,9 @@ from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import IntType
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import FloatOp, IntegerOp, Sample, constraint
+from hbtool.ops.op import IntegerOp, Sample, constraint
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Reshape(IntegerOp):
         return [b.reshape(b.value(operand), a.shape)]
 
 
-class ReshapeFloat(FloatOp):
+class ReshapeFloat(Limited):
     """ONNX Reshape, Flatten, Squeeze, Unsqueeze, Identity and Dropout with known shapes."""
 
     op_types = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout")
@@ -56,6 +57,13 @@ class ReshapeFloat(FloatOp):
         """known shapes of rank 1 to 10"""
         shape = graph.known_shape(node.outputs[0])
         return (shape is not None and 1 <= len(shape) <= 10) or f"the shape is {node.outputs[0].shape}"
+
+    @constraint()
+    def one_output(self, node: ir.Node, limit: Any) -> bool | str:
+        """no mask output, and no training mode"""
+        if graph.constant(graph.input_at(node, 2)) is not None and node.op_type == "Dropout":
+            return not bool(graph.constant(node.inputs[2]).any()) or "training mode is on"  # type: ignore[union-attr]
+        return len(node.outputs) == 1 or "the mask is asked for"
 
     def quantized_inputs(self, node: ir.Node) -> tuple[int, ...]:  # noqa: D102
         return (0,)

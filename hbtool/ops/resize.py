@@ -14,8 +14,9 @@ from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, IntType, int_type
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, Work, constraint
 
 WEIGHT_BITS = 8
 """Interpolation weights are integers over 2^8: 128 * 2^8 * 2^8 stays exact in float32."""
@@ -104,10 +105,11 @@ class Interpolate(IntegerOp):
         return Work("vector", vector_ops=4 * graph.elements(out), bits=types[0].bits)
 
 
-class ResizeFloat(FloatOp):
+class ResizeFloat(Limited):
     """ONNX Resize of the last two axes, nearest or linear."""
 
     op_types = ("Resize",)
+    int8_only = ("bayes", "bayes-e")
     passive = True
     rule_text = "nearest: selection; linear: weights over 2^8, exact sum, one rounding; scale unchanged"
 
@@ -127,10 +129,24 @@ class ResizeFloat(FloatOp):
 
     @constraint()
     def coordinates(self, node: ir.Node, limit: Any) -> bool | str:
-        """a coordinate mode other than tf_crop_and_resize, and constant sizes"""
+        """a coordinate mode other than tf_crop_and_resize, aspect ratio policy stretch, and constant sizes"""
+        if graph.attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+            return "the policy keeps the aspect ratio"
         if graph.attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
             return "the mode is tf_crop_and_resize"
         return all(v is None or graph.constant(v) is not None for v in node.inputs[1:]) or "the sizes are computed"
+
+    @constraint("bernoulli2", "bayes", "bayes-e")
+    def nearest_factors(self, node: ir.Node, limit: Any) -> bool | str:
+        """for nearest upscaling: factors that are powers of two, height's not above width's"""
+        x = node.inputs[0]
+        assert x is not None
+        source, out = graph.static_shape(x), graph.static_shape(node.outputs[0])
+        if graph.attribute(node, "mode", "nearest") != "nearest" or out[2] < source[2] or out[3] < source[3]:
+            return True
+        factors = [o / s for o, s in zip(out[2:], source[2:], strict=True)]
+        whole = all(f.is_integer() and int(f).bit_count() == 1 for f in factors)
+        return (whole and factors[0] <= factors[1]) or f"they are {factors[0]:g} and {factors[1]:g}"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         x = node.inputs[0]
@@ -140,8 +156,10 @@ class ResizeFloat(FloatOp):
         scales = graph.constant(graph.input_at(node, 2))
         operands = [requantized(b, b.x(x), result.q)]
         nearest = graph.attribute(node, "mode", "nearest") == "nearest"
+        axes = graph.attribute(node, "axes") or range(len(source))
+        stated = {} if scales is None else {int(a) % len(source): float(s) for a, s in zip(axes, scales, strict=False)}
         for axis, role in ((2, "rows"), (3, "columns")):
-            given = float(scales[axis]) if scales is not None and scales.size else out[axis] / source[axis]
+            given = stated.get(axis, out[axis] / source[axis])
             position = _positions(node, source[axis], out[axis], given)
             table = _nearest(node, position, source[axis]) if nearest else _weights(position, source[axis])
             operands.append(b.const(table, role))

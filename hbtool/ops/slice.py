@@ -14,8 +14,9 @@ from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import IntType
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,10 @@ class Slice(IntegerOp):
         return Tile((source,), SliceAttributes((0,) * len(box), sizes, a.steps))
 
 
-class SliceFloat(FloatOp):
+class SliceFloat(Limited):
     """ONNX Slice with constant bounds."""
 
     op_types = ("Slice",)
-    families = ("bayes", "bayes-e", "nash")
     passive = True
     rule_text = "addresses only"
 
@@ -109,13 +109,25 @@ class SliceFloat(FloatOp):
         yield Sample("backwards", "Slice", (x,), backwards)
 
 
-class SplitFloat(FloatOp):
+class SplitFloat(Limited):
     """ONNX Split: one Slice per output."""
 
     op_types = ("Split",)
-    families = ("bayes", "bayes-e", "nash")
     passive = True
     rule_text = "addresses only"
+
+    @constraint("bernoulli2", "bayes", "bayes-e")
+    def not_the_batch(self, node: ir.Node, limit: Any) -> bool | str:
+        """an axis other than the first"""
+        x = node.inputs[0]
+        assert x is not None
+        axis = graph.attribute(node, "axis", 0) % len(graph.static_shape(x))
+        return axis != 0 or "the first is split"
+
+    @constraint("bernoulli2")
+    def equal_parts(self, node: ir.Node, limit: Any) -> bool | str:
+        """equal parts"""
+        return len({graph.static_shape(v) for v in node.outputs}) == 1 or "they differ"
 
     def quantized_inputs(self, node: ir.Node) -> tuple[int, ...]:  # noqa: D102
         return (0,)

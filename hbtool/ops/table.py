@@ -60,7 +60,8 @@ def rounded_function(
     function: Function, integers: np.ndarray, x: QParams, y: QParams, clamp: tuple[int, int]
 ) -> np.ndarray:
     """saturate(round_half_even(f(real x) / s_y) + zp_y) of `integers`, computed in float64, as integers of y's type."""
-    real = (integers - x.zero_point) * np.float64(x.scale)
+    # The real number an integer stands for is a float32 product, as DequantizeLinear computes it.
+    real = ((integers - x.zero_point).astype(np.float32) * np.float32(x.scale)).astype(np.float64)
     with np.errstate(all="ignore"):
         image = np.asarray(function(real), np.float64)
     # Outside the function's domain (log of a negative) the nearest legal behaviour is the zero point; +-inf saturates.

@@ -14,8 +14,9 @@ from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import IntType
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, FloatOp, IntegerOp, Sample, Tile
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Transpose(IntegerOp):
         return Tile((tuple(source),), a)
 
 
-class TransposeFloat(FloatOp):
+class TransposeFloat(Limited):
     """ONNX Transpose."""
 
     op_types = ("Transpose",)
