@@ -105,7 +105,7 @@ def _node(node: ir.Node) -> NodeFact:
         meta.placement(node).reason,
         is_integer(node),
         tuple(graph.value_name(v) for v in read if graph.constant(v) is None),
-        tuple(graph.value_name(v) for v in node.outputs),
+        tuple(_tensor(v) for v in node.outputs),
         sum(_bytes(v) for v in (*read, *node.outputs)),
     )
 

@@ -44,7 +44,7 @@ class NodeFact:
         reason: the sentence that says why it is on the CPU.
         border: it quantizes or dequantizes at a segment's border.
         inputs: names of the computed values it reads.
-        outputs: names of the values it computes.
+        outputs: the values it computes.
         bytes: bytes it reads (constants included) and writes.
     """
 
@@ -53,7 +53,7 @@ class NodeFact:
     reason: str
     border: bool
     inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    outputs: tuple[TensorFact, ...]
     bytes: int
 
 
