@@ -20,6 +20,7 @@ _HEAVY_TYPES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvIntege
 _INT8_SECOND_INPUT = {"bayes-e": "MatMul"}
 """march → the op type whose second input is never int16 (seen in published logs)."""
 _SHOWN = 6
+_BORDER_ENDINGS = ("Quantize", "Dequantize")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ class _Matcher:
         found = exact or self.by_name.get(pattern, [])
         if not found and any(sign in pattern for sign in "*?["):
             found = [name for other, names in self.by_name.items() if fnmatchcase(other, pattern) for name in names]
+        if not found and key == "remove_node_name" and pattern.endswith(_BORDER_ENDINGS):
+            return (pattern,)  # nodes of the finished model, which the float model cannot know
         if not found:
             guess = did_you_mean(pattern, self.by_name, 3) or "hb_mapper's node table lists the names."
             message = f"{key}: no node of the model is called {pattern!r}; it has no effect."

@@ -89,7 +89,7 @@ def save_outputs(results: Sequence[dict[str, np.ndarray]], folder: Path) -> list
     for index, outputs in enumerate(results):
         path = folder / f"output_{index}.npz"
         with written_beside(path) as beside, beside.open("wb") as stream:
-            np.savez(stream, **outputs)
+            np.savez(stream, **outputs)  # type: ignore[arg-type]
         paths.append(path)
     return paths
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,18 +10,18 @@ from typing import Any
 
 import onnx_ir as ir
 
-import hbtool
-from hbtool.compiler.compile import compile_model
-from hbtool.compiler.options import CompileOptions
 from hbtool.config.dump import dump
+from hbtool.config.inputs import InputConfig
 from hbtool.config.schema import LoadedConfig
+from hbtool.flows.compile_stage import build_artifact, finish_stage, model_sha256
 from hbtool.flows.float_stage import FloatStage, prepare_float
-from hbtool.flows.inputs import input_formats
 from hbtool.flows.quantize_stage import QuantizeStage, place_stage, quantize_stage
-from hbtool.flows.run_record import versions, write_run_record
+from hbtool.flows.run_record import write_run_record
 from hbtool.flows.tables import NodeRow, OutputRow, compare, node_table
 from hbtool.flows.talk import Quiet, Talk
 from hbtool.ir.save import save_model
+from hbtool.passes.remove_border_nodes import RemovedNode
+from hbtool.passes.settle_int16 import RefusedInt16
 from hbtool.passes.to_qdq import to_qdq
 from hbtool.runtime.artifact import Artifact, save_artifact
 
@@ -41,6 +38,9 @@ class BuildResult:
         method: the calibration method that was used.
         seconds: time spent per stage.
         artifact: the artifact in memory.
+        inputs: the inputs as they were understood.
+        refused: int16 requests that fell back to int8.
+        removed: head and tail nodes whose work the application does.
     """
 
     artifact_path: Path
@@ -50,6 +50,9 @@ class BuildResult:
     method: str
     seconds: Mapping[str, float]
     artifact: Artifact = field(repr=False)
+    inputs: tuple[InputConfig, ...] = ()
+    refused: tuple[RefusedInt16, ...] = ()
+    removed: tuple[RemovedNode, ...] = ()
 
 
 def makertbin(loaded: LoadedConfig, talk: Talk | None = None) -> BuildResult:
@@ -82,9 +85,12 @@ class _Build:
         quantized = quantize_stage(stage, placed, self.talk)
         self._lap("calibrate")
         self._save(stage, "calibrated_model", to_qdq(quantized.quantized.ranged))
-        self._save(stage, "quantized_model", quantized.quantized.standard)
+        finished = finish_stage(stage, quantized, self.talk)
+        self._save(stage, "quantized_model", finished.standard)
+        if finished.removed_standard is not None:
+            self._save(stage, "quantized_removed_model", finished.removed_standard)
         self._lap("save")
-        artifact = self._compile(stage, quantized)
+        artifact = build_artifact(stage, quantized, finished, self.talk)
         self._lap("compile")
         cosines, outputs = compare(stage.optimized, quantized.quantized.integer, stage.samples[0])
         nodes = node_table(artifact.segments(), cosines)
@@ -95,7 +101,18 @@ class _Build:
         self.files["run"] = write_run_record(
             stage.paths.working_dir / "run.json", self._record(stage, quantized, nodes, outputs), self.files
         )
-        return BuildResult(path, self.files, nodes, outputs, quantized.method, self.seconds, artifact)
+        return BuildResult(
+            path,
+            self.files,
+            nodes,
+            outputs,
+            quantized.method,
+            self.seconds,
+            artifact,
+            stage.check.inputs,
+            quantized.refused,
+            finished.removed,
+        )
 
     @property
     def _prefix(self) -> str:
@@ -116,27 +133,6 @@ class _Build:
 
         self.files["calibration_data"] = dump_samples(stage.samples, stage.paths.working_dir / "calibration_data")
 
-    def _compile(self, stage: FloatStage, quantized: QuantizeStage) -> Artifact:
-        model = quantized.quantized.integer
-        compiled = compile_model(model, stage.target, compile_options(self.loaded))
-        build = {
-            "hbtool": hbtool.__version__,
-            "versions": versions(),
-            "platform": platform.platform(),
-            "configuration": dump(self.loaded.config),
-            "calibration_method": quantized.method,
-            "model_sha256": hashlib.sha256(_model_bytes(stage)).hexdigest(),
-        }
-        return Artifact(
-            self._prefix,
-            stage.target.march,
-            stage.target,
-            model,
-            {c.program.name: c for c in compiled},
-            input_formats(model, stage.check.inputs),
-            build,
-        )
-
     def _record(
         self, stage: FloatStage, quantized: QuantizeStage, nodes: tuple[NodeRow, ...], outputs: tuple[OutputRow, ...]
     ) -> dict[str, Any]:
@@ -153,23 +149,5 @@ class _Build:
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
             "nodes": {"BPU": sum(r.device == "BPU" for r in nodes), "CPU": sum(r.device == "CPU" for r in nodes)},
             "outputs": {r.name: asdict(r.similarity) for r in outputs},
-            "model_sha256": hashlib.sha256(_model_bytes(stage)).hexdigest(),
+            "model_sha256": model_sha256(stage),
         }
-
-
-def compile_options(loaded: LoadedConfig) -> CompileOptions:
-    """The compiler's options of a configuration."""
-    p = loaded.compiler_parameters
-    return CompileOptions(
-        optimize_level=p.optimize_level,
-        compile_mode=p.compile_mode,
-        balance_factor=p.balance_factor if p.balance_factor is not None else 0,
-        core_num=p.core_num,
-        max_time_per_fc=p.max_time_per_fc,
-        jobs=p.jobs or os.cpu_count() or 1,
-    )
-
-
-def _model_bytes(stage: FloatStage) -> bytes:
-    assert stage.paths.onnx_model is not None, "checked by prepare_float"
-    return stage.paths.onnx_model.read_bytes()

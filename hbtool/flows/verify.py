@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 from hbtool.calibration.similarity import Similarity, similarity
 from hbtool.errors import DataError
+from hbtool.flows.compile_stage import removed_nodes
 from hbtool.flows.talk import Quiet, Talk
 from hbtool.ir.load import load_model
 from hbtool.ir.onnx_session import make_session
+from hbtool.passes.remove_border_nodes import RemovedNode
 from hbtool.runtime.artifact import load_artifact
+from hbtool.runtime.removed import finish_output, original_input
 from hbtool.runtime.session import Session
 
 QUANTIZED = "quantized ONNX in onnxruntime"
@@ -71,6 +75,7 @@ def verify(
     seed: int = 0,
     reference: bool = False,
     talk: Talk | None = None,
+    name: str | None = None,
 ) -> VerifyResult:
     """Compare the executors bit for bit.
 
@@ -83,15 +88,18 @@ def verify(
         seed: of the random samples.
         reference: also run the definition of every operator.
         talk: progress.
+        name: which model of a packed file.
 
     Raises:
         ArtifactError, ModelError, DataError: a file or input cannot be used.
     """
     path = Path(artifact_path)
-    artifact = load_artifact(path)
+    artifact = load_artifact(path, name)
     host = Session(artifact)
+    removed = removed_nodes(artifact)
     stem = path.with_suffix("")
-    quantized_path = _beside(quantized_model, Path(f"{stem}_quantized_model.onnx"))
+    standard_role = "quantized_removed_model" if removed else "quantized_model"
+    quantized_path = _beside(quantized_model, Path(f"{stem}_{standard_role}.onnx"))
     float_path = _beside(float_model, Path(f"{stem}_original_float_model.onnx"))
     samples = list(feeds) if feeds is not None else random_feeds(host, random_samples, seed)
     if not samples:
@@ -103,7 +111,7 @@ def verify(
     counts: dict[tuple[str, str], list[float]] = {}
     meters: dict[str, list[Similarity]] = {}
     names = [o.name for o in host.get_outputs()]
-    standard = make_session((quantized_path).read_bytes()) if quantized_path is not None else None
+    standard = make_session(quantized_path.read_bytes()) if quantized_path is not None else None
     floats = make_session(load_model(float_path)) if float_path is not None else None
     with talk.progress("verifying", len(samples)) as progress:
         for number, feed in enumerate(samples):
@@ -111,19 +119,57 @@ def verify(
             expected = host.run(None, feed)
             results = {name: run(None, feed) for name, run in executors.items()}
             if standard is not None:
-                results[QUANTIZED] = standard.run(names, inputs)
+                results[QUANTIZED] = run_in_batches(standard, names, inputs)
             for executor, arrays in results.items():
-                for name, want, got in zip(names, expected, arrays, strict=True):
-                    _count(counts.setdefault((name, executor), [0, 0, 0.0]), want, np.asarray(got))
+                for output, want, got in zip(names, expected, arrays, strict=True):
+                    _count(counts.setdefault((output, executor), [0, 0, 0.0]), want, np.asarray(got))
             if floats is not None:
-                as_float = {i.name: inputs[i.name].astype(np.float32) for i in floats.get_inputs()}
-                for name, want, got in zip(names, floats.run(names, as_float), expected, strict=True):
-                    meters.setdefault(name, []).append(similarity(want, got))
+                given = dict(zip(names, expected, strict=True))
+                for output, seen in _against_float(floats, inputs, given, removed).items():
+                    meters.setdefault(output, []).append(seen)
             progress(number + 1)
     rows = tuple(
         Difference(name, executor, int(c[0]), int(c[1]), float(c[2])) for (name, executor), c in counts.items()
     )
     return VerifyResult(len(samples), rows, {n: min(m, key=lambda s: s.cosine) for n, m in meters.items()})
+
+
+def run_in_batches(
+    session: onnxruntime.InferenceSession, names: Sequence[str], feeds: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """The outputs; where the session's batch is smaller (input_batch), it runs part by part."""
+    declared = {i.name: i.shape for i in session.get_inputs()}
+    parts = 1
+    for name, array in feeds.items():
+        size = declared[name][0] if declared.get(name) else None
+        if isinstance(size, int) and size and array.shape[0] != size and array.shape[0] % size == 0:
+            parts = array.shape[0] // size
+    if parts == 1:
+        return [np.asarray(a) for a in session.run(list(names), dict(feeds))]
+    rows = [
+        session.run(list(names), {n: np.split(a, parts)[index] for n, a in feeds.items()}) for index in range(parts)
+    ]
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+
+def _against_float(
+    floats: onnxruntime.InferenceSession,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+    removed: Sequence[RemovedNode],
+) -> dict[str, Similarity]:
+    """Similarity per output of the float model; the work of removed nodes is done here."""
+    kinds = {i.name: i.type for i in floats.get_inputs()}
+    feeds = {}
+    for name, array in inputs.items():
+        real = original_input(array, name, removed)
+        feeds[name] = real.astype(np.float32) if kinds[name] == "tensor(float)" else real
+    names = [o.name for o in floats.get_outputs() if o.name in outputs]
+    wanted = run_in_batches(floats, names, feeds)
+    return {
+        name: similarity(want, finish_output(outputs[name], name, removed))
+        for name, want in zip(names, wanted, strict=True)
+    }
 
 
 def random_feeds(session: Session, count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:

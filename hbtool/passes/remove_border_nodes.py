@@ -24,7 +24,8 @@ Side = Literal["head", "tail"]
 HEAD_TYPES = ("Quantize", "Transpose", "Cast", "Reshape")
 TAIL_TYPES = ("Dequantize", "Transpose", "Cast", "Reshape", "Softmax")
 
-_STANDARD = ("Transpose", "Cast", "Reshape", "Softmax")
+_STANDARD = {t: t for t in ("Transpose", "Cast", "Reshape", "Softmax")}
+_STANDARD |= dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), "Reshape")
 _BOUNDARY = {Quantize.name: "Quantize", Dequantize.name: "Dequantize", Decode.name: "Cast", EncodeBool.name: "Cast"}
 
 
@@ -34,7 +35,7 @@ class RemovedNode:
 
     Attributes:
         name: node name.
-        type: Quantize, Dequantize, Transpose, Cast, Reshape or Softmax.
+        type: Quantize, Dequantize, Transpose, Cast, Reshape (also Flatten, Squeeze, Unsqueeze) or Softmax.
         side: at the head (before the model) or the tail (after it).
         value: the model input or output it touched.
         attributes: type, scales, zero_point and axis; perm; to; shape; axis.
@@ -143,7 +144,7 @@ def _borders(model: ir.Model) -> list[_Border]:
 def _type_of(node: ir.Node) -> str | None:
     if is_integer(node) and node.op_type in _BOUNDARY:
         return _BOUNDARY[node.op_type]
-    return node.op_type if node.op_type in _STANDARD and node.domain in ("", graph.INTEGER_DOMAIN) else None
+    return _STANDARD.get(node.op_type) if node.domain in ("", graph.INTEGER_DOMAIN) else None
 
 
 def _is_head(node: ir.Node, value: ir.Value) -> bool:
