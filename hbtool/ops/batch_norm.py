@@ -35,9 +35,9 @@ class BatchNormFloat(Limited):
 
     @constraint()
     def image(self, node: ir.Node, limit: Any) -> bool | str:
-        """a tensor of rank 3 to 5"""
+        """a tensor of rank 2 to 5"""
         rank = len(graph.static_shape(node.outputs[0]))
-        return 3 <= rank <= 5 or f"the rank is {rank}"
+        return 2 <= rank <= 5 or f"the rank is {rank}"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         x = node.inputs[0]
@@ -45,16 +45,17 @@ class BatchNormFloat(Limited):
         arrays = [graph.constant(v) for v in node.inputs[1:5]]
         scale, offset, mean, variance = (a.astype(np.float64) for a in arrays if a is not None)
         factor = scale / np.sqrt(variance + graph.attribute(node, "epsilon", 1e-5))
-        channels, rank = len(factor), len(graph.static_shape(x)) - 2
+        spatial = len(graph.static_shape(x)) - 2
+        channels, rank = len(factor), max(spatial, 1)
         weight = factor.reshape(channels, 1, *(1,) * rank).astype(np.float32)
         weight, input_scale = fold_input_scales(weight, b.q(x), channels)
         window = Window((1,) * rank, (1,) * rank, (0,) * (2 * rank), (1,) * rank)
-        lower_conv(node, b, x, None, weight, offset - mean * factor, input_scale, window, channels)
+        lower_conv(node, b, x, None, weight, offset - mean * factor, input_scale, window, channels, spatial == 0)
 
     def samples(self) -> Iterator[Sample]:  # noqa: D102
         rng = np.random.default_rng(34)
         factors = {i: rng.standard_normal(4).astype(np.float32) for i in (1, 2, 3)}
         factors[4] = rng.uniform(0.2, 3, 4).astype(np.float32)
-        for shape in ((2, 4, 5, 6), (1, 4, 7), (1, 4, 2, 3, 4)):
+        for shape in ((2, 4, 5, 6), (1, 4, 7), (3, 4), (1, 4, 2, 3, 4)):
             x = rng.standard_normal(shape).astype(np.float32)
             yield Sample(f"rank {len(shape)}", "BatchNormalization", (x,), factors, steps=3.0)

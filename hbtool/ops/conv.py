@@ -17,6 +17,7 @@ from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
 from hbtool.ops.op import Box, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.reshape import Reshape, ReshapeAttributes
 from hbtool.ops.window import Window, window_of
 
 
@@ -303,8 +304,12 @@ def lower_conv(
     input_scale: float,
     window: Window,
     group: int,
+    line: bool = False,
 ) -> None:
-    """Emit one integer Conv for `node`; other operators that are convolutions in disguise call it too."""
+    """Emit one integer Conv for `node`; other operators that are convolutions in disguise call it too.
+
+    With `line` the tensor has no spatial axis; it gets one of size 1 for the convolution.
+    """
     weight, integer_bias = b.weight_with_bias(weight_value, float_weight, 0, bias, input_scale)
     result = b.result(node)
     accumulator = QParams(INT32, tuple(float(s) for s in np.float32(input_scale) * weight.scales), 0, 1)
@@ -321,10 +326,12 @@ def lower_conv(
         q.type.name,
         *result.clamp,
     )
-    operands = [
-        b.x(x),
-        b.const(weight.integers, "weight"),
-        b.const(integer_bias, "bias"),
-        b.const(factor, "multiplier"),
-    ]
-    b.emit(Conv, operands, q, graph.static_shape(node.outputs[0]), attributes, represents=result.value)
+    constants = [b.const(weight.integers, "weight"), b.const(integer_bias, "bias"), b.const(factor, "multiplier")]
+    out = graph.static_shape(node.outputs[0])
+    if not line:
+        b.emit(Conv, [b.x(x), *constants], q, out, attributes, represents=result.value)
+        return
+    longer = (*out, 1)
+    source = b.emit(Reshape, [b.x(x)], b.q(x), longer, ReshapeAttributes(longer))
+    y = b.emit(Conv, [source, *constants], q, longer, attributes)
+    b.emit(Reshape, [y], q, out, ReshapeAttributes(out), represents=result.value)

@@ -127,15 +127,13 @@ class MatMul(IntegerOp):
         if len(left) < 2 or len(right) < 2:
             return None
         columns: Box = (box[-1],)
-        return Tile(
-            (
-                (*_batch_box(left, box), box[-2], (0, left[-1])),
-                (*_batch_box(right, box), (0, right[-2]), box[-1]),
-                columns if factor != (1,) else None,
-                columns if len(shapes) > 3 else None,
-            ),
-            a,
+        boxes = (
+            (*_batch_box(left, box), box[-2], (0, left[-1])),
+            (*_batch_box(right, box), (0, right[-2]), box[-1]),
+            columns if factor != (1,) else None,
+            columns,
         )
+        return Tile(boxes[: len(shapes)], a)
 
     def work(  # noqa: D102
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], types: Sequence[IntType]

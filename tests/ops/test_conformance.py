@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 from one_op import feeds_of, lower_sample, on_quantized_inputs
 
 import hbtool.ops  # noqa: F401 - registers the operators
-from hbtool.ir import meta
+from hbtool.ir import graph, meta
 from hbtool.ir.onnx_session import make_session
 from hbtool.numerics.qtype import INT8, INT16, INT32
-from hbtool.ops.op import Sample, float_op, float_ops
+from hbtool.ops.op import Sample, float_op, float_ops, integer_op, is_integer, read_attributes
 from hbtool.passes.attach_ranges import RangeOptions
 from hbtool.passes.to_standard_onnx import to_standard_onnx
 from hbtool.runtime.reference import run_reference
@@ -40,6 +42,26 @@ def test_every_executor_gives_the_bits_of_the_definition(sample: Sample, options
     standard = make_session(to_standard_onnx(integer)).run(None, feeds)
     for (name, want), got in zip(expected.items(), standard, strict=True):
         np.testing.assert_array_equal(got, want, err_msg=f"{name} in onnxruntime")
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_torch_gives_the_bits_of_the_definition(sample: Sample) -> None:
+    torch = pytest.importorskip("torch")
+    from hbtool.quantization.torch_math import TorchMath
+
+    def tensor(array: np.ndarray) -> Any:
+        return torch.from_numpy(np.array(array))
+
+    _, integer, _ = lower_sample(sample, options=OPTIONS["asymmetric"])
+    values = run_reference(integer, feeds_of(integer, sample), keep=True)
+    for node in integer.graph:
+        if not is_integer(node):
+            continue
+        constants = [graph.constant(v) for v in node.inputs]
+        operands = [values[v.name] if a is None else a for v, a in zip(node.inputs, constants, strict=True)]
+        result = integer_op(node).kernel(TorchMath(), read_attributes(node), *(tensor(a) for a in operands))
+        for value, got in zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=True):
+            np.testing.assert_array_equal(np.asarray(got), values[value.name], err_msg=node.name)
 
 
 def error_in_steps(integer: ir.Model, results: dict[str, np.ndarray], floats: dict[str, np.ndarray]) -> float:
