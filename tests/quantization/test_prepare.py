@@ -252,3 +252,12 @@ def test_non_leaf_tensor_is_copied_and_named(caplog):
     prepared = prepare_qat_fx(model, {"": get_default_qat_qconfig()})
     assert "extra" in caplog.text
     assert torch.equal(prepared.extra, torch.full((2,), 2.0))
+
+
+def test_hooks_can_be_registered_on_prepared_modules():
+    prepared = prepare_qat_fx(Plain(), {"": get_default_qat_qconfig()})
+    seen = []
+    for path, module in prepared.named_modules():
+        module.register_forward_hook(lambda m, i, o, path=path: seen.append(path))
+    prepared(torch.rand(1, 3, 4, 4))
+    assert {"quant", "layer0.0", "layer2.add", "conv1"} <= set(seen)

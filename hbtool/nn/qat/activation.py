@@ -18,7 +18,7 @@ from hbtool.quantization.stubs import QuantStub as _FloatQuantStub
 
 def adopt(made: nn.Module, module: nn.Module) -> None:
     """Give a new module the attributes and parameters of `module` (shared, not copied)."""
-    made.__dict__.update({k: dict(v) if isinstance(v, dict) else v for k, v in module.__dict__.items()})
+    made.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()})
 
 
 class OwnScale(nn.Module):

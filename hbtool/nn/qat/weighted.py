@@ -47,7 +47,7 @@ class Weighted(nn.Module):
         """The QAT form of a (fused) float module; its parameters are shared, not copied."""
         conv = module.conv if isinstance(module, Fused) else module
         made: Weighted = cls.__new__(cls)
-        made.__dict__.update({k: dict(v) if isinstance(v, dict) else v for k, v in conv.__dict__.items()})
+        made.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in conv.__dict__.items()})
         made.qconfig = qconfig
         made.conv_path = getattr(module, "conv_path", None)
         made.preserve_qat_mode = getattr(module, "preserve_qat_mode", getattr(conv, "preserve_qat_mode", False))
