@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from hbtool.artifact.container import Container, read_container, write_container
+from hbtool.artifact.pack import select_model
 from hbtool.artifact.program import SegmentProgram
 from hbtool.artifact.program_json import read_program, write_program
 from hbtool.compiler.segments import Segment, split_segments
@@ -80,14 +81,15 @@ def save_artifact(artifact: Artifact, path: str | Path) -> Path:
     return write_container(path, Container(header, tensors))
 
 
-def load_artifact(path: str | Path) -> Artifact:
-    """Read and check an artifact.
+def load_artifact(path: str | Path, name: str | None = None) -> Artifact:
+    """Read and check an artifact; `name` chooses one of a packed file.
 
     Raises:
         ArtifactError: missing, truncated, damaged, of another version, or inconsistent in itself.
     """
-    container = read_container(path)
-    header, where = container.header, str(path)
+    where = str(path)
+    container = select_model(read_container(path), name, where)
+    header = container.header
     try:
         model = _model(container.tensors, header.get("shared", {}), where)
         inputs = tuple(_input_from_json(entry) for entry in header["inputs"])
