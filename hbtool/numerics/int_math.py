@@ -120,6 +120,13 @@ class IntMath(Protocol):
     def take(self, x: Array, indices: Array, axis: int) -> Array:
         """x gathered along an axis; `indices` of any shape."""
 
+    def sample(self, x: Array, columns: Array, rows: Array, bits: int, nearest: bool, border: bool) -> Array:
+        """2^(2 * bits) times x [N, C, H, W] at fixed-point positions [N, H', W'] in 2^-bits pixels, exactly.
+
+        Linear: the four neighbours by the low bits of the position; nearest: half to even. Outside counts 0, with
+        `border` the position is clamped to the image first.
+        """
+
     def expand(self, x: Array, shape: Sequence[int]) -> Array:
         """x broadcast to `shape`."""
 
@@ -302,6 +309,26 @@ class NumpyMath:
 
     def take(self, x: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:  # noqa: D102
         return np.asarray(np.take(x, indices, axis=axis))
+
+    def sample(  # noqa: D102
+        self, x: np.ndarray, columns: np.ndarray, rows: np.ndarray, bits: int, nearest: bool, border: bool
+    ) -> np.ndarray:
+        one, (height, width) = 1 << bits, x.shape[2:]
+        if border:
+            columns, rows = np.clip(columns, 0, (width - 1) * one), np.clip(rows, 0, (height - 1) * one)
+        if nearest:
+            columns, rows = (np.rint(p / one).astype(np.int64) * one for p in (columns, rows))
+        image = np.arange(x.shape[0])[:, None, None]
+        total = np.zeros((*columns.shape, x.shape[1]), np.int64)
+        for dy in (0, 1):
+            for dx in (0, 1):
+                column, row = (columns >> bits) + dx, (rows >> bits) + dy
+                right, below = columns & (one - 1), rows & (one - 1)
+                weight = (right if dx else one - right) * (below if dy else one - below)
+                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+                picked = x[image, :, np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+                total += picked.astype(np.int64) * (weight * inside)[..., None]
+        return total.transpose(0, 3, 1, 2)
 
     def expand(self, x: np.ndarray, shape: Sequence[int]) -> np.ndarray:  # noqa: D102
         return np.asarray(np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape))))

@@ -68,6 +68,11 @@ class Chain:
         """The largest magnitude that the integers of `x` can stand for."""
         return max(abs(v) for v in _q(x).real_range)
 
+    @staticmethod
+    def scale(x: ir.Value) -> float:
+        """What one step of the integers of `x` stands for."""
+        return _q(x).scale
+
     def table(self, x: ir.Value, function: Function, to: Goal) -> ir.Value:
         """function(x)."""
         return emit_table(self.b, x, function, to.q, to.clamp, to.value)

@@ -230,6 +230,28 @@ class TorchMath:
         taken = x.index_select(axis, flat)
         return taken.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
 
+    def sample(  # noqa: D102
+        self, x: Tensor, columns: Tensor, rows: Tensor, bits: int, nearest: bool, border: bool
+    ) -> Tensor:
+        one, height, width = 1 << bits, x.shape[2], x.shape[3]
+        columns, rows = columns.double(), rows.double()
+        if border:
+            columns, rows = columns.clamp(0, (width - 1) * one), rows.clamp(0, (height - 1) * one)
+        if nearest:
+            columns, rows = ((p / one).round() * one for p in (columns, rows))
+        left, top = (columns / one).floor(), (rows / one).floor()
+        right, below = columns - left * one, rows - top * one
+        image = torch.arange(x.shape[0], device=x.device)[:, None, None]
+        total = torch.zeros((*columns.shape, x.shape[1]), dtype=torch.float64, device=x.device)
+        for dy in (0, 1):
+            for dx in (0, 1):
+                column, row = left + dx, top + dy
+                weight = (right if dx else one - right) * (below if dy else one - below)
+                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+                near_row, near_column = row.clamp(0, height - 1).long(), column.clamp(0, width - 1).long()
+                total += x[image, :, near_row, near_column].double() * (weight * inside)[..., None]
+        return total.permute(0, 3, 1, 2)
+
     def expand(self, x: Tensor, shape: Sequence[int]) -> Tensor:  # noqa: D102
         return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(shape)))
 

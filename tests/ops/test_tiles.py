@@ -27,9 +27,7 @@ def boxes(shape: tuple[int, ...], size: int) -> Iterator[Box]:
     """The tensor in pieces of at most `size` elements along every axis."""
     starts = [range(0, n, size) for n in shape]
     for corner in np.ndindex(*(len(s) for s in starts)):
-        yield tuple(
-            (starts[i][k], min(starts[i][k] + size, shape[i])) for i, k in enumerate(corner)
-        )
+        yield tuple((starts[i][k], min(starts[i][k] + size, shape[i])) for i, k in enumerate(corner))
 
 
 def cut(array: np.ndarray, box: Box | None) -> np.ndarray:
