@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from torch import Tensor, nn
 
+from hbtool.nn.qat.weighted import Weighted
 from hbtool.passes.lower_to_integer import lower_to_integer
 from hbtool.passes.range_trained import range_trained
-from hbtool.nn.qat.weighted import Weighted
 from hbtool.quantization import onnx_graph
 from hbtool.quantization.fake_quantize import FakeQuantState
 from hbtool.quantization.observed import fake_quantizers

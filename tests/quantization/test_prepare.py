@@ -1,5 +1,7 @@
 """Prepare in fx mode: fusion, names, hybrid placement, errors; the caller's model never changes."""
 
+# ruff: noqa: E501 - printed forms and tables of cases read better on one line
+
 import copy
 
 import pytest
@@ -239,7 +241,7 @@ def test_bad_input_is_one_clear_error(build, qconfig, error, words):
 
 
 def test_unknown_hybrid_name_and_missing_march(monkeypatch):
-    with pytest.raises(UsageError, match="conv9.*nearest"):
+    with pytest.raises(UsageError, match=r"conv9.*nearest"):
         prepare_qat_fx(Hybrid(), {"": get_default_qat_qconfig()}, hybrid=True, hybrid_dict={"module_name": ["conv9"]})
     monkeypatch.setattr("hbtool.march._current", None)
     with pytest.raises(UsageError, match="no march is set"):

@@ -10,16 +10,66 @@ import pytest
 
 from hbtool import compat
 
-EXPORTED = """qinfo qint8 qint16 qint32 March QTensor _LearnableFakeQuantize auto_calibrate FakeCast FakeQuantize
-FakeQuantState default_4bit_fake_quant default_8bit_fake_quant default_16bit_fake_quant default_calib_fake_quant
-default_uint4_fake_quant default_weight_4bit_fake_quant default_weight_8bit_fake_quant per_channel_8bit_fake_quant
-set_fake_quantize update_scale_by_qtype fuse_conv_shared_modules fuse_known_modules fuse_modules check_model
-compile_model export_hbir perf_model visualize_model QATMode get_qat_mode set_qat_mode ClipObserver FixedScaleObserver
-MinMaxObserver MovingAverageMinMaxObserver MovingAveragePerChannelMinMaxObserver PerChannelMinMaxObserver
-load_observer_params PACTFakeQuantize PrepareMethod prepare QConfig get_default_calib_qconfig
-get_default_qat_out_qconfig get_default_qat_qconfig get_default_qconfig get_qconfig per_channel_qat_8bit_qconfig
-convert prepare_qat convert_fx fuse_fx prepare_qat_fx QuantStub DeQuantStub prepare_calibration
-prepare_calibration_fx""".split()
+EXPORTED = [
+    "qinfo",
+    "qint8",
+    "qint16",
+    "qint32",
+    "March",
+    "QTensor",
+    "_LearnableFakeQuantize",
+    "auto_calibrate",
+    "FakeCast",
+    "FakeQuantize",
+    "FakeQuantState",
+    "default_4bit_fake_quant",
+    "default_8bit_fake_quant",
+    "default_16bit_fake_quant",
+    "default_calib_fake_quant",
+    "default_uint4_fake_quant",
+    "default_weight_4bit_fake_quant",
+    "default_weight_8bit_fake_quant",
+    "per_channel_8bit_fake_quant",
+    "set_fake_quantize",
+    "update_scale_by_qtype",
+    "fuse_conv_shared_modules",
+    "fuse_known_modules",
+    "fuse_modules",
+    "check_model",
+    "compile_model",
+    "export_hbir",
+    "perf_model",
+    "visualize_model",
+    "QATMode",
+    "get_qat_mode",
+    "set_qat_mode",
+    "ClipObserver",
+    "FixedScaleObserver",
+    "MinMaxObserver",
+    "MovingAverageMinMaxObserver",
+    "MovingAveragePerChannelMinMaxObserver",
+    "PerChannelMinMaxObserver",
+    "load_observer_params",
+    "PACTFakeQuantize",
+    "PrepareMethod",
+    "prepare",
+    "QConfig",
+    "get_default_calib_qconfig",
+    "get_default_qat_out_qconfig",
+    "get_default_qat_qconfig",
+    "get_default_qconfig",
+    "get_qconfig",
+    "per_channel_qat_8bit_qconfig",
+    "convert",
+    "prepare_qat",
+    "convert_fx",
+    "fuse_fx",
+    "prepare_qat_fx",
+    "QuantStub",
+    "DeQuantStub",
+    "prepare_calibration",
+    "prepare_calibration_fx",
+]
 
 
 @pytest.mark.parametrize("name", EXPORTED)
