@@ -23,14 +23,7 @@ def warnings_of(model: ModelFact, cpu: Sequence[CpuPart]) -> tuple[str, ...]:
             "and CPU time. Set it to false for real use."
         )
     if cuts := [part for part in cpu if part.role == "middle"]:
-        keys = dict.fromkeys(key for part in cuts for key in part.keys)
-        first, rest = cuts[0].name, len(cuts) - 1
-        named = f"{first} and {rest} more" if rest else first
-        found.append(
-            f"{len(cuts)} CPU part{'s' if rest else ''} between BPU segments ({named}): each adds transfers, "
-            "quantizing and a launch. "
-            + (f"Keys that remove them: {', '.join(keys)}." if keys else "No key removes them; see the reasons.")
-        )
+        found.append(_cuts(cuts))
     if not model.debug:
         found.append(
             "Built with compiler_parameters.debug: false, so there are no layer details. Build with debug: true."
@@ -38,3 +31,20 @@ def warnings_of(model: ModelFact, cpu: Sequence[CpuPart]) -> tuple[str, ...]:
     if not programs:
         found.append("Nothing runs on the BPU: the whole model is on the CPU. The CPU table says why.")
     return tuple(found)
+
+
+def _cuts(cuts: Sequence[CpuPart]) -> str:
+    removable = [part for part in cuts if not part.stuck]
+    keys = dict.fromkeys(key for part in removable for key in part.keys)
+    plural = "" if len(cuts) == 1 else "s"
+    text = (
+        f"{len(cuts)} CPU part{plural} between BPU segments (first: {cuts[0].name}). Each adds transfers, quantizing and a "
+        "launch."
+    )
+    if removable:
+        text += f" {len(removable)} of {len(cuts)} can be removed by configuration ({', '.join(keys)})."
+    if len(removable) < len(cuts):
+        text += (
+            f" {len(cuts) - len(removable)} of {len(cuts)} need a change of the model; the CPU table says which nodes."
+        )
+    return text

@@ -74,8 +74,13 @@ class CpuPart:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys that remove its nodes, each once."""
-        return tuple(dict.fromkeys(n.key for n in self.nodes if n.key))
+        """The keys that remove all its nodes, each once; none if a node has no key."""
+        return () if self.stuck else tuple(dict.fromkeys(n.key for n in self.nodes if n.key))
+
+    @property
+    def stuck(self) -> int:
+        """How many nodes no key removes (Quantize and Dequantize go with the nodes beside them)."""
+        return sum(not n.key and not n.node.border for n in self.nodes)
 
 
 def cpu_parts(model: ModelFact, cores: BoardCores, removable: Sequence[str]) -> tuple[CpuPart, ...]:
@@ -163,7 +168,7 @@ def _border_advice(role: Role) -> tuple[str, str]:
     if role == "tail":
         return (
             "model_parameters.remove_node_type",
-            "Dequantize: the application gets integers and multiplies them by the scales itself",
+            "Dequantize (the application gets integers and multiplies them by the scales itself)",
         )
     if role == "head":
         return (
@@ -181,15 +186,15 @@ def _advice(node: NodeFact, role: Role, removable: Sequence[str]) -> tuple[str, 
     if "for accuracy; ask for the BPU" in node.reason:
         return (
             "calibration_parameters.run_on_bpu",
-            f"{node.name}, or node_info, or calibration_parameters.optimization: set_{node.type}_input_int8",
+            f"{node.name}; or node_info; or optimization: set_{node.type}_input_int8",
         )
     if role in ("head", "tail") and node.type in removable:
-        return "model_parameters.remove_node_type", f"{node.type}: the application then does its work"
+        return "model_parameters.remove_node_type", f"{node.type} (the application then does its work)"
     if "at the end of the model" in node.reason:
         return (
             "calibration_parameters.run_on_bpu",
-            f"{node.name}: the node before it then gives int8 or int16 in place of int32",
+            f"{node.name} (the node before it then gives int8 or int16 in place of int32)",
         )
     if "no quantized neighbour" in node.reason:
-        return "calibration_parameters.run_on_bpu", f"{node.name}, if its values have a calibrated range"
+        return "calibration_parameters.run_on_bpu", f"{node.name} (its values need a calibrated range)"
     return "", "no key removes it: change the model so that the reason goes"

@@ -179,6 +179,7 @@ def _cpu(part: CpuPart) -> dict[str, Any]:
         "DDR time of the cut (us)": part.ddr_us,
         "launch of the cut (us)": part.launch_us,
         "keys": list(part.keys),
+        "nodes without a key": part.stuck,
         "nodes": [
             {
                 "name": n.node.name,
