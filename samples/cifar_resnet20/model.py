@@ -1,4 +1,4 @@
-"""CIFAR ResNet-20 (16, 32, 64 channels, parameter-free shortcuts) with quantization stubs, and its published weights."""
+"""CIFAR ResNet-20 (16, 32, 64 channels, parameter-free shortcuts) with quantization stubs; its published weights."""
 
 from __future__ import annotations
 
