@@ -2,6 +2,9 @@
 
 Before: x [..., K] -> MatMul(w [K, N]) -> Add(b [N])
 After: Reshape [rows, K] -> Gemm(w, b) -> Reshape [..., N]; the Gemm has the MatMul's name, no Reshape for rank 2.
+
+Before: x [..., K] -> MatMul(w [K, N]) -> Reshape or Flatten to [rows, N] -> BatchNormalization
+After: Reshape [rows, K] -> Gemm(w) -> BatchNormalization (which fold_affine folds)
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import onnx_ir as ir
 
 from hbtool.ir import graph
 from hbtool.passes.fold_affine import new_constant
+from hbtool.passes.replace import insert, is_standard, take_place
 
 
 def matmul_to_gemm(model: ir.Model) -> bool:
@@ -26,6 +30,7 @@ def matmul_to_gemm(model: ir.Model) -> bool:
             continue
         bias = _column_bias(add, node.outputs[0], weight.shape[1])
         if bias is None:
+            changed |= _flatten_first(model, node, add)
             continue
         _rewrite(model, node, add, bias, shape)
         changed = True
@@ -39,6 +44,24 @@ def _column_bias(add: ir.Node, product: ir.Value, columns: int) -> np.ndarray | 
     if array is None or array.size not in (1, columns) or (array.size > 1 and array.shape[-1] != columns):
         return None
     return np.broadcast_to(array.reshape(-1), (columns,)).astype(np.float32)
+
+
+def _flatten_first(model: ir.Model, node: ir.Node, flatten: ir.Node) -> bool:
+    """Move the Reshape to [rows, N] in front of the product, where an affine operator that folds waits behind it."""
+    shape, flat = graph.static_shape(node.outputs[0]), graph.known_shape(flatten.outputs[0])
+    following = graph.sole_consumer(flatten.outputs[0])
+    if not is_standard(flatten, "Reshape", "Flatten") or following is None or len(shape) < 3:
+        return False
+    if flat != (graph.elements(shape[:-1]), shape[-1]) or not is_standard(following, "BatchNormalization"):
+        return False
+    name, x = graph.node_name(node), node.inputs[0]
+    assert x is not None
+    inner = graph.static_shape(x)[-1]
+    target = new_constant(model, f"{name}_rows", np.asarray([flat[0], inner], np.int64))
+    node.name = f"{name}_replaced"
+    rows = insert(node, "Reshape", [x, target], (flat[0], inner), name=f"{name}_reshape_input")
+    take_place(model, flatten.outputs[0], insert(node, "Gemm", [rows, node.inputs[1]], flat, name=name))
+    return True
 
 
 def _rewrite(model: ir.Model, node: ir.Node, add: ir.Node, bias: np.ndarray, shape: tuple[int, ...]) -> None:
