@@ -7,7 +7,9 @@ import onnx_ir as ir
 from hbtool.artifact.program import LayerInfo, Program, SegmentProgram
 from hbtool.compiler.addresses import place_tensors
 from hbtool.compiler.allocate import Memory
+from hbtool.compiler.bands import BandRunner
 from hbtool.compiler.emit import Emitter
+from hbtool.compiler.fuse import FuseOptions, Group, plan_groups
 from hbtool.compiler.layers import Layer, Net, read_net
 from hbtool.compiler.options import CompileOptions
 from hbtool.compiler.residence import Residence
@@ -52,12 +54,23 @@ class _Compilation:
         self.emitter = Emitter(options.core_num)
         self.residence = Residence(net, self.addresses, target, self.memory, self.emitter)
         self.runner = TileRunner(self.residence, options)
+        self.bands = BandRunner(self.runner)
 
     def run(self) -> SegmentProgram:
-        for layer in self.net.layers:
-            self.residence.layer = layer.number
-            self._layer(layer)
-            self._release(layer)
+        for group in self._groups():
+            layers = self.net.layers[group.first : group.last + 1]
+            self.residence.layer = group.first
+            if group.bands > 1 and self.bands.run(group):
+                for layer in layers:
+                    if layer in self.addresses.free_layers or layer in self.addresses.joined:
+                        self.residence.layer = layer.number
+                        self._finish_views(layer)
+                self._release(layers[-1])
+                continue
+            for layer in layers:
+                self.residence.layer = layer.number
+                self._layer(layer)
+                self._release(layer)
         program = Program(
             self.net.name,
             self.target.march,
@@ -70,6 +83,11 @@ class _Compilation:
             self.options.text(),
         )
         return SegmentProgram(program, bytes(self.residence.weights))
+
+    def _groups(self) -> list[Group]:
+        if self.options.level < 2:
+            return [Group(layer.number, layer.number, 1) for layer in self.net.layers]
+        return plan_groups(self.net, self.addresses, self.target, self.memory.size, FuseOptions())
 
     def _layer(self, layer: Layer) -> None:
         if layer in self.addresses.free_layers:

@@ -101,7 +101,7 @@ class TileRunner:
         size = out.storage.layout.bytes
         if out.slot is None and not out.in_ddr:
             room = size <= limit and (self.memory.fits(size) or self.r.make_room(size, held, now, horizon=2))
-            if not (room and self.r.on_chip_slot(out)):
+            if not (room and self.r.bring(out)):
                 out.in_ddr = True
 
     def _demote(self, task: Task, held: list[Held], out: Held) -> bool:
@@ -127,7 +127,7 @@ class TileRunner:
         weights = sum(t.bytes for _, t in task.constants)
         resident: dict[int, Slot] = {}
         for i, tensor in task.constants:
-            slot = self._constant_slot(tensor) if weights <= self.memory.size // 2 else None
+            slot = self.constant_slot(tensor) if weights <= self.memory.size // 2 else None
             if slot is not None:
                 resident[i] = slot
             else:
@@ -145,7 +145,8 @@ class TileRunner:
             self.memory.release(slot.block)
         return None
 
-    def _constant_slot(self, tensor: Tensor) -> Slot | None:
+    def constant_slot(self, tensor: Tensor) -> Slot | None:
+        """Reserve on-chip memory for a whole constant; None if there is no room."""
         block = self.memory.allocate(tensor.bytes, long_lived=False)
         if block is None:
             return None
@@ -324,7 +325,7 @@ class TileRunner:
         if i in plan.resident:
             slot = plan.resident[i]
             if box not in plan.loaded[i] and whole(tensor.shape) not in plan.loaded[i]:
-                self._load_constant(tensor, box, slot, core)
+                self.load_constant(tensor, box, slot, core)
                 plan.loaded[i].add(box)
             return Operand(slot.view(box, tensor.type), slot, box)
         if i in plan.rings:
@@ -332,7 +333,7 @@ class TileRunner:
             if ring.box != box or ring.slot is None:
                 slot = ring.next(self._tile_slot(tensor, box, ring), box)
                 if tensor.data is not None:
-                    self._load_constant(tensor, box, slot, core)
+                    self.load_constant(tensor, box, slot, core)
                 else:
                     source = self.r.operand(tensor, box, self.r.home(self.r.of(tensor)))
                     target = Operand(slot.view(box, tensor.type), slot, box)
@@ -344,7 +345,8 @@ class TileRunner:
         self.r.load_pending(held, self.r.place(tensor).box(box), core)
         return self.r.operand(tensor, box, held.slot)
 
-    def _load_constant(self, tensor: Tensor, box: Box, slot: Slot, core: int) -> None:
+    def load_constant(self, tensor: Tensor, box: Box, slot: Slot, core: int) -> None:
+        """Load a box of a constant."""
         home = self.r.constant(tensor)
         source = Operand(home.view(box, tensor.type), home, box)
         self.r.transfer(source, Operand(slot.view(box, tensor.type), slot, box), tensor.item_bytes, core)
