@@ -165,7 +165,8 @@ class IntegerBuilder:
         node = self._current()
         stem = graph.node_name(node)
         label = name or (stem if self._emitted == 0 else f"{stem}_{op.name.lower()}_{self._emitted}")
-        self._emitted += 1
+        # A node with a name of its own (Requantize) leaves the float node's name to the next one.
+        self._emitted += name is None
         values = []
         for index, (q, shape, represents) in enumerate(outputs):
             own = f"{label}_output" if index == 0 else f"{label}_output_{index}"

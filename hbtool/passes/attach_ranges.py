@@ -206,8 +206,8 @@ def _at_table_tail(value: ir.Value) -> bool:
     """Whether the value is a model output behind an elementwise tail, or feeds only that tail."""
     producer = value.producer()
     op = float_op(producer) if producer is not None and meta.on_bpu(producer) else None
-    if value.is_graph_output():
-        return op is not None and op.int16_tail
+    if op is not None and op.int16_tail:
+        return _leaves(value)
     user = graph.sole_consumer(value)
     after = float_op(user) if user is not None and meta.on_bpu(user) else None
     return (
@@ -216,15 +216,26 @@ def _at_table_tail(value: ir.Value) -> bool:
         and user is not None
         and after is not None
         and after.int16_tail
-        and user.outputs[0].is_graph_output()
+        and _leaves(user.outputs[0])
     )
 
 
-def _share_scales(model: ir.Model, trained: Collection[ir.Value]) -> None:
-    """Concat: one scale for all inputs. Producers that feed only the Concat write at its scale directly.
+def _leaves(value: ir.Value) -> bool:
+    """Whether the value is a model output, possibly behind a layout change."""
+    if value.is_graph_output():
+        return True
+    user = graph.sole_consumer(value)
+    after = float_op(user) if user is not None and meta.on_bpu(user) else None
+    return user is not None and after is not None and after.passive and after.free_at_tail and _leaves(user.outputs[0])
 
-    If all inputs have one meaning already, the output keeps it and nothing is inserted. Meanings that were attached
-    before (`trained`) stay: training saw the value rounded to them, and to the Concat's afterwards.
+
+def _share_scales(model: ir.Model, trained: Collection[ir.Value]) -> None:
+    """Concat: one scale for all inputs. Active producers write at its scale directly, where nobody else minds.
+
+    That is: every other reader of the value only moves it on, at whatever scale it arrives (the vendor's tables: a
+    feature map that is resized for one branch and joined in another). If all inputs have one meaning already, the
+    output keeps it and nothing is inserted. Meanings that were attached before (`trained`) stay: training saw the
+    value rounded to them, and to the Concat's afterwards.
     """
     for node in model.graph:
         op = float_op(node)
@@ -244,7 +255,7 @@ def _share_scales(model: ir.Model, trained: Collection[ir.Value]) -> None:
                 value in trained
                 or producer is None
                 or writer is None
-                or graph.sole_consumer(value) is not node
+                or not _only_moved_elsewhere(value, node, trained)
                 or writer.unifies_inputs
             ):
                 continue
@@ -252,4 +263,34 @@ def _share_scales(model: ir.Model, trained: Collection[ir.Value]) -> None:
                 isinstance(writer.output_rule(producer, 0), SameAs) and meta.fused_into(producer) is None
             ):
                 continue
-            meta.set_qparams(value, shared)
+            _carry(value, node, shared)
+
+
+def _only_moved_elsewhere(value: ir.Value, concat: ir.Node, trained: Collection[ir.Value]) -> bool:
+    """Whether all readers besides `concat` are on the BPU and keep whatever scale the value has."""
+    if value.is_graph_output():
+        return False
+    for user in graph.consumers(value):
+        op = float_op(user)
+        if user is concat:
+            continue
+        if not meta.on_bpu(user) or op is None or not op.passive or op.unifies_inputs:
+            return False
+        if user.inputs[0] is not value or any(v in trained for v in user.outputs):
+            return False
+        if not all(isinstance(op.output_rule(user, i), SameAs) for i in range(len(user.outputs))):
+            return False
+    return True
+
+
+def _carry(value: ir.Value, concat: ir.Node, meaning: QParams | None) -> None:
+    """Give the value a meaning, and whatever moves it on to other nodes than `concat`."""
+    before = meta.qparams(value)
+    meta.set_qparams(value, meaning)
+    for user in graph.consumers(value):
+        op = float_op(user)
+        if user is concat or op is None or not meta.on_bpu(user) or not op.passive or op.unifies_inputs:
+            continue
+        for moved in user.outputs:
+            if meta.qparams(moved) == before:
+                _carry(moved, concat, meaning)

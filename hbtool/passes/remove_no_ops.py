@@ -74,8 +74,9 @@ def _skip_previous_reshape(model: ir.Model, node: ir.Node, source: ir.Value) -> 
         return False
     target = new_constant(model, f"{graph.node_name(node)}_shape", np.asarray(shape, np.int64))
     out = ir.Value(name=node.outputs[0].name, shape=node.outputs[0].shape, type=node.outputs[0].type)
-    joined = ir.Node("", "Reshape", [first, target], outputs=[out], name=node.name)
-    joined.metadata_props.update(node.metadata_props)
+    # The first name stays, as in the vendor's tables.
+    joined = ir.Node("", "Reshape", [first, target], outputs=[out], name=before.name)
+    joined.metadata_props.update(before.metadata_props)
     node.outputs[0].name = f"{node.outputs[0].name}_before_joining"
     model.graph.insert_before(node, joined)
     node.outputs[0].replace_all_uses_with(out, replace_graph_outputs=True)
