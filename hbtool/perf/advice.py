@@ -38,8 +38,8 @@ def _cuts(cuts: Sequence[CpuPart]) -> str:
     keys = dict.fromkeys(key for part in removable for key in part.keys)
     plural = "" if len(cuts) == 1 else "s"
     text = (
-        f"{len(cuts)} CPU part{plural} between BPU segments (first: {cuts[0].name}). Each adds transfers, quantizing and a "
-        "launch."
+        f"{len(cuts)} CPU part{plural} between BPU segments (first: {cuts[0].name}). "
+        "Each adds transfers, quantizing and a launch."
     )
     if removable:
         text += f" {len(removable)} of {len(cuts)} can be removed by configuration ({', '.join(keys)})."

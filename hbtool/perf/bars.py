@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hbtool.artifact.program import ENGINES
-from hbtool.perf.order import frame_steps
+from hbtool.perf.order import frame_steps, working_since
 from hbtool.perf.report import Report
 
 MOST_BARS = 40_000
@@ -24,6 +24,7 @@ def timeline_bars(report: Report) -> dict[str, Any]:
     cores = max((s.program.cores for s in report.segments), default=0)
     shown = [(engine, core) for core in range(cores) for engine in ENGINES]
     lanes: list[tuple[str, str]] = [("CPU (estimate)", "cpu")] if report.cpu else []
+    lanes += [("call launch", "launch")] if cores else []
     first = len(lanes)
     lanes += [(f"{_LANE_NAMES[e]}{f' {c}' if cores > 1 else ''}", e) for e, c in shown]
     index = {key: first + n for n, key in enumerate(shown)}
@@ -37,10 +38,13 @@ def timeline_bars(report: Report) -> dict[str, Any]:
                 now += node.estimate_us
         elif step.bpu is not None:
             numbers = [columns.named(layer.name, f"{layer.op}, {step.bpu.name}") for layer in step.bpu.layers]
-            line = step.bpu.line
-            for i, start, end in zip(step.bpu.program.instructions, line.start_us, line.end_us, strict=True):
-                begin = step.start_us + start
-                columns.add(index[i.engine, i.core], begin, step.start_us + end, numbers[i.layer])
+            launch, begin = columns.named("launch", f"function calls of {step.bpu.name}"), step.start_us
+            for call_us in step.bpu.line.call_us:
+                columns.add(first - 1, begin, begin + report.target.launch_us, launch)
+                begin += call_us
+            working = working_since(step.bpu, report.target)
+            for i, start, end in zip(step.bpu.program.instructions, working, step.bpu.line.end_us, strict=True):
+                columns.add(index[i.engine, i.core], step.start_us + start, step.start_us + end, numbers[i.layer])
     return {"lanes": lanes, **columns.packed()}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 _WIDTH, _HEIGHT = 960.0, 170.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 10.0, 12.0, 26.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70.0, 14.0, 12.0, 26.0
 
 
 def step_chart(

@@ -22,11 +22,11 @@ PAPER = "#ffffff"
 ARROW = "#6b747c"
 
 _STYLE = (
-    "text{font-family:system-ui,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;text-anchor:middle}"
-    f".title{{font-size:{FONT_PX:g}px;font-weight:600}}.small{{font-size:{SMALL_PX:g}px}}"
-    f".edge{{fill:none;stroke:var(--arrow,{ARROW});stroke-width:1.3}}"
-    f".value text{{fill:var(--value,{TEXT['value']})}}"
-    f".precise text{{fill:var(--precise,{TEXT['precise']});font-weight:600}}"
+    ".structure text{font-family:system-ui,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;text-anchor:middle}"
+    f".structure .title{{font-size:{FONT_PX:g}px;font-weight:600}}.structure .small{{font-size:{SMALL_PX:g}px}}"
+    f".structure .edge{{fill:none;stroke:var(--arrow,{ARROW});stroke-width:1.3}}"
+    f".structure .value text{{fill:var(--value,{TEXT['value']})}}"
+    f".structure .precise text{{fill:var(--precise,{TEXT['precise']});font-weight:600}}"
 )
 
 
@@ -40,7 +40,8 @@ def diagram_svg(structure: Structure, title: str, *, paper: bool) -> str:
     """
     placed = structure.placed
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {placed.width:.0f} {placed.height:.0f}" '
+        '<svg xmlns="http://www.w3.org/2000/svg" class="structure" '
+        f'viewBox="0 0 {placed.width:.0f} {placed.height:.0f}" '
         f'width="{placed.width:.0f}" height="{placed.height:.0f}" role="img" aria-label="{_text(title)}">',
         f"<title>{_text(title)}</title><style>{_STYLE}</style>",
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hbtool.perf.cuts import CpuPart
 from hbtool.perf.report import Report, SegmentReport
+from hbtool.target.target import Target
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,17 @@ def frame_steps(report: Report) -> tuple[Step, ...]:
         steps.append(Step(now, us, segment, part))
         now += us
     return tuple(steps)
+
+
+def working_since(segment: SegmentReport, target: Target) -> tuple[float, ...]:
+    """When each instruction begins to use its engine, microseconds from the start of the segment.
+
+    A transfer counts from its first byte: neither the latency in front of it nor the wait for the memory, which
+    overlap with other transfers.
+    """
+    line = segment.line
+    since = []
+    for i, start, end in zip(segment.program.instructions, line.start_us, line.end_us, strict=True):
+        moved = i.job.loaded_bytes + i.job.stored_bytes
+        since.append(max(start, end - target.us(target.transfer_cycles(moved))) if moved else start)
+    return tuple(since)

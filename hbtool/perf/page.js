@@ -63,7 +63,7 @@
 
     const readColours = function () {
       const style = getComputedStyle(document.documentElement);
-      ["matrix", "vector", "load", "store", "cpu", "ink", "soft", "line", "paper"].forEach(function (name) {
+      ["matrix", "vector", "load", "store", "launch", "cpu", "ink", "soft", "line", "paper"].forEach(function (name) {
         colours[name] = style.getPropertyValue("--" + name).trim();
       });
     };

@@ -25,19 +25,19 @@ from hbtool.perf.units import bytes_text, ops_text, rate_text, shape_text, time_
 
 COLUMNS = (
     ("#", "number"),
-    ("Segment", "text"),
     ("Layer", "text"),
     ("Op", "text"),
-    ("Operations", "number"),
-    ("Output shape", "number"),
-    ("Aligned shape", "number"),
-    ("Padding", "number"),
+    ("Segment", "text"),
+    ("Part of latency", "number"),
+    ("Limited by", "text"),
     ("Computing (no DDR)", "number"),
     ("Load", "number"),
     ("Store", "number"),
     ("Active period", "number"),
-    ("Part of latency", "number"),
-    ("Limited by", "text"),
+    ("Operations", "number"),
+    ("Output shape", "number"),
+    ("Aligned shape", "number"),
+    ("Padding", "number"),
 )
 """Columns of the layer table: title, and how it sorts."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hbtool.artifact.program import ENGINES, Instruction
-from hbtool.perf.order import Step, frame_steps
+from hbtool.perf.order import Step, frame_steps, working_since
 from hbtool.perf.report import Report, SegmentReport
 
 _BPU, _CPU = 1, 2
@@ -16,7 +17,7 @@ def trace_json(report: Report) -> dict[str, Any]:
     events = _names(report)
     for step in frame_steps(report):
         if step.bpu is not None:
-            events += _bpu(step, step.bpu)
+            events += _bpu(step, step.bpu, working_since(step.bpu, report.target))
         elif step.cpu is not None:
             for node, start in _node_starts(step):
                 events.append(_complete(_CPU, 0, start, node.estimate_us, node.node.name, node.node.type, {}))
@@ -49,17 +50,20 @@ def _lane(engine: str, core: int) -> int:
     return core * len(ENGINES) + ENGINES.index(engine)
 
 
-def _bpu(step: Step, segment: SegmentReport) -> list[dict[str, Any]]:
+def _bpu(step: Step, segment: SegmentReport, working: Sequence[float]) -> list[dict[str, Any]]:
+    """Events of a segment; slices of one track must not overlap, so transfers stand from their first byte."""
     events = []
     begin = step.start_us
     for number, us in enumerate(segment.line.call_us):
         events.append(_complete(_BPU, 999, begin, us, f"{segment.name} call {number}", "call", {}))
         begin += us
     layers = segment.program.layers
-    for i, start, end in zip(segment.program.instructions, segment.line.start_us, segment.line.end_us, strict=True):
-        lane = _lane(i.engine, i.core)
-        name = layers[i.layer].name
-        events.append(_complete(_BPU, lane, step.start_us + start, end - start, name, i.op, _arguments(i)))
+    for i, start, since, end in zip(
+        segment.program.instructions, segment.line.start_us, working, segment.line.end_us, strict=True
+    ):
+        lane, name = _lane(i.engine, i.core), layers[i.layer].name
+        issued = {"issued (us)": round(step.start_us + start, 4)} if since > start else {}
+        events.append(_complete(_BPU, lane, step.start_us + since, end - since, name, i.op, _arguments(i) | issued))
     return events
 
 

@@ -42,6 +42,10 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 def _digits(value: float) -> str:
     """Three digits that say something, thousands separated."""
+    if value == 0:
+        return "0"
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
+    if value < 0.005:
+        return "<0.01"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
