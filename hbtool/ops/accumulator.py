@@ -5,15 +5,15 @@ In standard ONNX an exact sum is built from float32 operators over pieces small 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from hbtool.numerics.int_math import Array, IntMath
-from hbtool.numerics.qtype import INT32, IntType, int_type
-from hbtool.ops.onnx_builder import EXACT_FLOAT32, OnnxBuilder
+from hbtool.numerics.qtype import INT8, INT32, IntType, int_type
+from hbtool.ops.onnx_builder import EXACT_FLOAT32, OnnxBuilder, Operand
 
 
 def finish(m: IntMath, a: Any, acc: Array, bias: Array | None, factor: Array) -> Array:
@@ -43,6 +43,49 @@ def finish_onnx(
     real = b.op("Cast", total, to=int(ir.DataType.FLOAT))
     y = b.from_float(b.op("Mul", real, b.const(factor.astype(np.float32))), y_type, a.y_zero_point)
     return b.clamp(y, y_type, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
+
+
+def exact_convolutions(
+    b: OnnxBuilder, data: Operand, zero_point: int, weight: np.ndarray, window: Mapping[str, Any]
+) -> list[ir.Value]:
+    """Convolutions of float32 integers that add up to the accumulator, each exact in float32.
+
+    A product of int16 and int8 leaves no room for a sum, so int16 goes as 256 * high + low, two bytes.
+    """
+    real = b.as_float(data, zero_point)
+    planes = [(real, 1.0)]
+    if data.type is not INT8:
+        high = b.op("Floor", b.op("Mul", real, b.const(1.0 / 256, np.float32)))
+        low = b.op("Sub", real, b.op("Mul", high, b.const(256.0, np.float32)))
+        planes = [(high, 256.0), (low, 1.0)]
+    sums = []
+    for plane, factor in planes:
+        for first, last, piece in exact_float_parts(weight, INT8, axis=1, groups=window["group"]):
+            source = plane
+            if (first, last) != (0, weight.shape[1]):
+                source = b.op("Slice", plane, *(b.const([v], np.int64) for v in (first, last, 1)))
+            for kernel in _by_taps(piece):
+                y = b.op("Conv", source, b.const(kernel.astype(np.float32)), **window)
+                sums.append(y if factor == 1.0 else b.op("Mul", y, b.const(factor, np.float32)))
+    return sums
+
+
+def _by_taps(weight: np.ndarray) -> Iterator[np.ndarray]:
+    """Weights as a sum of kernels, each with taps few enough that an int8 sum stays below 2^24."""
+    cost = 256 * np.abs(weight.astype(np.int64)).sum(axis=1).reshape(weight.shape[0], -1)
+    if cost.sum(axis=1).max(initial=0) < EXACT_FLOAT32:
+        yield weight
+        return
+    # One tap of one piece of channels always fits: the pieces were cut by channels before.
+    part = np.zeros(cost.shape[1], np.int64)
+    spent = np.zeros(cost.shape[0], np.int64)
+    for tap in range(cost.shape[1]):
+        if (spent + cost[:, tap]).max() >= EXACT_FLOAT32:
+            part[tap:] += 1
+            spent = np.zeros_like(spent)
+        spent = spent + cost[:, tap]
+    for index in range(int(part[-1]) + 1):
+        yield weight * (part == index).reshape(1, 1, *weight.shape[2:])
 
 
 def exact_float_parts(

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
-from hbtool.ops.accumulator import exact_float_parts, finish, finish_onnx
+from hbtool.ops.accumulator import exact_convolutions, finish, finish_onnx
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
@@ -84,14 +84,7 @@ class Conv(IntegerOp):
                 **window,
             )
             return [b.clamp(y, INT8, max(a.clamp_min, INT8.min), min(a.clamp_max, INT8.max))]
-        parts = exact_float_parts(weight.constant(), data.type or INT8, axis=1, groups=a.group)
-        real = b.as_float(data, a.x_zero_point)
-        sums = []
-        for low, high, kernel in parts:
-            piece = real
-            if (low, high) != (0, weight.shape[1]):
-                piece = b.op("Slice", real, b.const([low], np.int64), b.const([high], np.int64), b.const([1], np.int64))
-            sums.append(b.op("Conv", piece, b.const(kernel.astype(np.float32)), **window))
+        sums = exact_convolutions(b, data, a.x_zero_point, weight.constant(), window)
         shape = (1, -1, *(1 for _ in a.strides))
         return [finish_onnx(b, a, sums, bias.constant().reshape(shape), factor.constant().reshape(shape))]
 
@@ -229,6 +222,9 @@ class ConvFloat(Limited):
         strides = graph.attribute(node, "strides", (1, 1, 1))
         plain = graph.attribute(node, "group", 1) == 1 and max(graph.attribute(node, "dilations", (1,))) == 1
         return (plain and strides[1] == strides[2] <= 2) or "it has others"
+
+    def bias(self, node: ir.Node) -> tuple[int, int] | None:  # noqa: D102
+        return 2, 1
 
     def weight_axes(self, node: ir.Node) -> Mapping[int, int]:  # noqa: D102
         return {1: 0}

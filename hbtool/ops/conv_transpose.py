@@ -12,7 +12,7 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
-from hbtool.ops.accumulator import exact_float_parts, finish, finish_onnx
+from hbtool.ops.accumulator import exact_convolutions, finish, finish_onnx
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
@@ -105,14 +105,7 @@ class ConvTranspose(IntegerOp):
             )
             y = b.clamp(y, INT8, max(a.clamp_min, INT8.min), min(a.clamp_max, INT8.max))
         else:
-            real = b.as_float(data, a.x_zero_point)
-            parts = exact_float_parts(kernel, data.type or INT8, axis=1, groups=a.group)
-            sums = []
-            for low, high, piece in parts:
-                source = real
-                if (low, high) != (0, kernel.shape[1]):
-                    source = b.op("Slice", real, *(b.const([v], np.int64) for v in (low, high, 1)))
-                sums.append(b.op("Conv", source, b.const(piece.astype(np.float32)), **window))
+            sums = exact_convolutions(b, data, a.x_zero_point, kernel, window)
             shape = (1, -1, *(1 for _ in a.strides))
             y = finish_onnx(b, a, sums, flat_bias.reshape(shape), flat_factor.reshape(shape))
         return [self._interleave(b, a, y, (data.shape[0], weight.shape[0]), counts)]
@@ -243,6 +236,9 @@ class ConvTransposeFloat(Limited):
     def no_dilation(self, node: ir.Node, limit: Any) -> bool | str:
         """dilation 1"""
         return max(graph.attribute(node, "dilations", (1,))) == 1 or "it is dilated"
+
+    def bias(self, node: ir.Node) -> tuple[int, int] | None:  # noqa: D102
+        return 2, 1
 
     def weight_axes(self, node: ir.Node) -> Mapping[int, int]:  # noqa: D102
         return {1: 1} if graph.attribute(node, "group", 1) == 1 else {}

@@ -82,14 +82,12 @@ class GridSample(IntegerOp):
         else:
             upper = b.op("Sub", position, b.op("Mul", low, _f(b, one)))
             lower = b.op("Sub", _f(b, one), upper)
-            total = None
+            terms = []
             for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
                 weights = [_part(b, upper if d else lower, i) for i, d in enumerate((dx, dy))]
                 corner = b.op("Add", low, b.const(np.asarray([dx, dy], np.float32)))
-                term = self._corner(b, data, flat, corner, b.op("Mul", *weights), real, points)
-                total = term if total is None else b.op("Add", total, term)
-            assert total is not None
-            total = b.op("Mul", total, b.const(1.0 / (one * one), real))
+                terms.append(self._corner(b, data, flat, corner, b.op("Mul", *weights), real, points))
+            total = b.op("Mul", b.op("Sum", *terms), b.const(1.0 / (one * one), real))
         image = b.op("Transpose", b.reshape(total, (batch, *grid.shape[1:3], channels)), perm=[0, 3, 1, 2])
         if data.type is not INT8:
             image = b.op("Cast", b.op("Round", image), to=int(ir.DataType.FLOAT))

@@ -237,6 +237,9 @@ class GemmFloat(_Product):
         fixed = all(v is None or graph.constant(v) is not None for v in node.inputs[1:])
         return (fixed and not graph.attribute(node, "transA", 0)) or "they are computed or transposed"
 
+    def bias(self, node: ir.Node) -> tuple[int, int] | None:  # noqa: D102
+        return (2, 1) if graph.attribute(node, "beta", 1.0) == 1.0 else None
+
     def weight_axes(self, node: ir.Node) -> Mapping[int, int]:  # noqa: D102
         return {1: 0 if graph.attribute(node, "transB", 0) else 1}
 

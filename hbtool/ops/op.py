@@ -382,6 +382,10 @@ class FloatOp:
             if v is not None and graph.constant(v) is None and v.dtype in (ir.DataType.FLOAT, None)
         )
 
+    def bias(self, node: ir.Node) -> tuple[int, int] | None:
+        """(input position, output axis) of the constant that is added per output channel; None: there can be none."""
+        return None
+
     def weight_axes(self, node: ir.Node) -> Mapping[int, int]:
         """Constant inputs that are quantized per channel: input position -> channel axis."""
         return {}
