@@ -35,6 +35,14 @@ class ConsoleTalk:
         if not self.quiet:
             self._console.print(message, markup=False)
 
+    def detail(self, message: str) -> None:
+        """Into the log only."""
+        self._write("DEBUG", message)
+
+    def failed(self, message: str) -> None:
+        """A failure into the log; the terminal gets it at the end."""
+        self._write("ERROR", message)
+
     def warn(self, message: str) -> None:
         """Something that is legal but probably not meant."""
         self._write("WARNING", message)

@@ -13,10 +13,16 @@ from hbtool import __version__
 from hbtool.errors import HbError
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("hbtool.cli.init", "Write a commented config.yaml for a model."),
+    "checker": ("hbtool.cli.checker", "Say where every node would run, and why, without calibrating."),
     "makertbin": ("hbtool.cli.makertbin", "Calibrate, quantize and compile a model as config.yaml says."),
     "verify": ("hbtool.cli.verify", "Prove that every executor of an artifact gives the same bits."),
-    "infer": ("hbtool.cli.infer", "Run an artifact on files."),
+    "infer": ("hbtool.cli.infer", "Run an artifact on files, or dump every layer of a stage file."),
     "perf": ("hbtool.cli.perf", "Report what an artifact costs on the machine, segment by segment."),
+    "info": ("hbtool.cli.info", "Print what an artifact was built from, takes and gives."),
+    "modify": ("hbtool.cli.modify", "List or remove head and tail nodes of an artifact."),
+    "pack": ("hbtool.cli.pack", "Put several artifacts into one file."),
+    "ops": ("hbtool.cli.ops", "List what the BPU of a march takes."),
 }
 """Command -> module that defines `command`, and the line `hbtool --help` shows without loading it."""
 

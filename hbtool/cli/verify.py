@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, text_table
+from hbtool.cli.options import name_option
 
 
 @click.command("verify")
@@ -18,6 +19,7 @@ from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_re
 @click.option("--quantized", type=click.Path(path_type=Path), help="The quantized ONNX (found beside the artifact).")
 @click.option("--float", "float_model", type=click.Path(path_type=Path), help="The original_float ONNX.")
 @click.option("--reference", is_flag=True, help="Also run every operator by its definition (slow).")
+@name_option
 @common_options
 def command(
     artifact: Path,
@@ -27,6 +29,7 @@ def command(
     quantized: Path | None,
     float_model: Path | None,
     reference: bool,
+    name: str | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -38,7 +41,7 @@ def command(
     from hbtool.flows.infer import read_feeds
     from hbtool.flows.verify import verify
 
-    feeds = read_feeds(artifact, inputs) if inputs else None
+    feeds = read_feeds(artifact, inputs, name) if inputs else None
     result = verify(
         artifact,
         feeds,
@@ -48,6 +51,7 @@ def command(
         seed=seed,
         reference=reference,
         talk=ConsoleTalk(quiet),
+        name=name,
     )
     if as_json:
         print_json(
@@ -64,8 +68,8 @@ def command(
     print_result(text_table("Bit comparison", header, rows))
     if result.similarities:
         rows = [
-            (name, f"{s.cosine:.6f}", f"{s.l1:.6f}", f"{s.l2:.6f}", f"{s.chebyshev:.6f}")
-            for name, s in result.similarities.items()
+            (output, f"{s.cosine:.6f}", f"{s.l1:.6f}", f"{s.l2:.6f}", f"{s.chebyshev:.6f}")
+            for output, s in result.similarities.items()
         ]
         header2 = ("Output", "Cosine Similarity", "L1 Distance", "L2 Distance", "Chebyshev Distance")
         print_result("\n" + text_table("Float model against the artifact (worst sample)", header2, rows))

@@ -48,13 +48,13 @@ def resolve_paths(loaded: LoadedConfig) -> ResolvedPaths:
     )
 
 
-def check_files(loaded: LoadedConfig) -> ResolvedPaths:
-    """`resolve_paths`, with a ConfigError at the key whose file or folder does not exist."""
+def check_files(loaded: LoadedConfig, *, data: bool = True) -> ResolvedPaths:
+    """`resolve_paths`, with a ConfigError at the key whose file or folder does not exist (`data`: sample folders too)."""
     paths = resolve_paths(loaded)
     for key in ("onnx_model", "caffe_model", "prototxt"):
         _require(loaded, "model_parameters", key, getattr(paths, key), is_folder=False)
     _require(loaded, "model_parameters", "march", paths.target_file, is_folder=False)
-    if loaded.calibration_parameters.calibration_type not in ("load", "skip"):
+    if data and loaded.calibration_parameters.calibration_type not in ("load", "skip"):
         for folder in paths.cal_data_dirs:
             _require(loaded, "calibration_parameters", "cal_data_dir", folder, is_folder=True)
     return paths

@@ -54,15 +54,24 @@ class FloatStage:
         return self.target.family
 
 
-def prepare_float(loaded: LoadedConfig, talk: Talk) -> FloatStage:
+def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False) -> FloatStage:
     """Check everything that can be checked, read the model, clean it up.
+
+    Args:
+        loaded: the configuration.
+        talk: receives the notes about it.
+        random_data: use random samples whatever the configuration names (checker).
 
     Raises:
         ConfigError: the configuration contradicts itself or the model.
         ModelError: the model cannot be read.
         DataError: calibration folders do not fit.
     """
-    paths = check_files(loaded)
+    paths = check_files(loaded, data=not random_data)
+    if random_data:
+        for folder in paths.cal_data_dirs:
+            if not folder.is_dir():
+                talk.warn(f"cal_data_dir: the folder {folder} does not exist yet; makertbin will need it")
     if paths.onnx_model is None:
         raise UnsupportedError(
             "Caffe models are not read",
@@ -88,7 +97,7 @@ def prepare_float(loaded: LoadedConfig, talk: Talk) -> FloatStage:
     insert_inputs(model, check.inputs)
     dtypes = {i.name: i.dtype for i in facts.inputs}
     specs = input_specs(check.inputs, dtypes, calibration.preprocess_on)
-    random = calibration.calibration_type in ("skip", "load")
+    random = random_data or calibration.calibration_type in ("skip", "load")
     samples = open_dataset(specs, random)
     for remark in () if random else getattr(samples, "remarks", tuple)():
         talk.warn(remark)

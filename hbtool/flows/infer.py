@@ -17,17 +17,19 @@ from hbtool.runtime.session import Backend, Session
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp"}
 
 
-def read_feeds(artifact_path: str | Path, assignments: Sequence[str]) -> list[dict[str, np.ndarray]]:
+def read_feeds(
+    artifact_path: str | Path, assignments: Sequence[str], model: str | None = None
+) -> list[dict[str, np.ndarray]]:
     """Inputs from `NAME=FILE` or, with one input, `FILE`; an .npz holds all inputs by name.
 
     Files: .npy, .npz, images (decoded, resized to the input, brought to the runtime format), anything else raw bytes.
-    Several files for one input are several samples.
+    Several files for one input are several samples; `model` chooses one of a packed file.
 
     Raises:
         UsageError: a name is missing or unknown.
         DataError: a file is missing or does not fit.
     """
-    forms = {form.name: form for form in load_artifact(artifact_path).inputs}
+    forms = {form.name: form for form in load_artifact(artifact_path, model).inputs}
     columns: dict[str, list[np.ndarray]] = {}
     for text in assignments:
         name, _, file = text.rpartition("=")
@@ -75,10 +77,13 @@ def read_input(path: Path, form: InputFormat) -> np.ndarray:
 
 
 def infer(
-    artifact_path: str | Path, feeds: Sequence[dict[str, np.ndarray]], backend: Backend = "host"
+    artifact_path: str | Path,
+    feeds: Sequence[dict[str, np.ndarray]],
+    backend: Backend = "host",
+    model: str | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """Outputs by name, one mapping per sample."""
-    session = Session(artifact_path, backend)
+    """Outputs by name, one mapping per sample; `model` chooses one of a packed file."""
+    session = Session(artifact_path, backend, model)
     names = [o.name for o in session.get_outputs()]
     return [dict(zip(names, session.run(None, feed), strict=True)) for feed in feeds]
 

@@ -75,6 +75,11 @@ def set_placement(node: ir.Node, place: Placement) -> None:
     node.metadata_props[_REASON] = place.reason
 
 
+def is_placed(node: ir.Node) -> bool:
+    """Whether a device was ever written on the node (steps inside an integer operator's standard form have none)."""
+    return _DEVICE in node.metadata_props
+
+
 def on_bpu(node: ir.Node) -> bool:
     """Whether the node was placed on the BPU."""
     return node.metadata_props.get(_DEVICE) == "BPU"

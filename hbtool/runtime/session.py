@@ -67,20 +67,11 @@ class Session:
 
     def get_inputs(self) -> list[NodeArg]:
         """What the application feeds: images as uint8 in the runtime format, feature maps as they are."""
-        return [
-            _described(form, None if form.is_image else meta.qparams(value))
-            for value in self.artifact.model.graph.inputs
-            for form in (self._forms[graph.value_name(value)],)
-        ]
+        return described_inputs(self.artifact)
 
     def get_outputs(self) -> list[NodeArg]:
         """The model's outputs."""
-        outputs = []
-        for value in self.artifact.model.graph.outputs:
-            kind = f"tensor({_onnx_name(value.dtype.numpy()) if value.dtype is not None else 'float'})"
-            q = meta.qparams(value) if value.dtype in _INTEGERS else None
-            outputs.append(NodeArg(graph.value_name(value), kind, list(graph.known_shape(value) or ()), q))
-        return outputs
+        return described_outputs(self.artifact)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[np.ndarray]:
         """Run once.
@@ -129,10 +120,27 @@ class Session:
         return to_graph_tensor(np.asarray(fed), form)
 
 
+def described_inputs(artifact: Artifact) -> list[NodeArg]:
+    """What the application feeds, in the order of the graph's inputs."""
+    forms = {form.name: form for form in artifact.inputs}
+    values = artifact.model.graph.inputs
+    return [_described(forms[graph.value_name(v)], meta.qparams(v)) for v in values]
+
+
+def described_outputs(artifact: Artifact) -> list[NodeArg]:
+    """What the application gets, in the order of the graph's outputs."""
+    outputs = []
+    for value in artifact.model.graph.outputs:
+        kind = f"tensor({_onnx_name(value.dtype.numpy()) if value.dtype is not None else 'float'})"
+        q = meta.qparams(value) if value.dtype in _INTEGERS else None
+        outputs.append(NodeArg(graph.value_name(value), kind, list(graph.known_shape(value) or ()), q))
+    return outputs
+
+
 def _onnx_name(dtype: Any) -> str:
     return {"float32": "float", "float64": "double"}.get(np.dtype(dtype).name, np.dtype(dtype).name)
 
 
 def _described(form: InputFormat, q: QParams | None) -> NodeArg:
-    raw = q if np.issubdtype(form.fed_dtype, np.integer) else None
+    raw = q if not form.is_image and np.issubdtype(form.fed_dtype, np.integer) else None
     return NodeArg(form.name, f"tensor({_onnx_name(form.fed_dtype)})", list(form.fed_shape), raw)
