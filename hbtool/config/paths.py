@@ -49,7 +49,7 @@ def resolve_paths(loaded: LoadedConfig) -> ResolvedPaths:
 
 
 def check_files(loaded: LoadedConfig, *, data: bool = True) -> ResolvedPaths:
-    """`resolve_paths`, with a ConfigError at the key whose file or folder does not exist (`data`: sample folders too)."""
+    """`resolve_paths`; a ConfigError at the key whose file (with `data`: sample folder too) does not exist."""
     paths = resolve_paths(loaded)
     for key in ("onnx_model", "caffe_model", "prototxt"):
         _require(loaded, "model_parameters", key, getattr(paths, key), is_folder=False)
