@@ -90,7 +90,7 @@ class FakeQuantizeBase(nn.Module):
         self._register_scale(scale.expand(channel_len).clone() if channel_len > 1 else scale.clone())
         self.register_buffer("zero_point", zero_point.expand(self.scale.numel()).clone())
         self._flags = (True, True)
-        self._flag_versions = (0, 0)
+        self._flag_key: tuple[int, ...] = ()
         self.set_state(start)
 
     def _register_scale(self, scale: Tensor) -> None:
@@ -127,10 +127,12 @@ class FakeQuantizeBase(nn.Module):
         """(observer enabled, fake quant enabled), read from the buffers only after they changed (no device sync)."""
         if torch.compiler.is_compiling():
             return self._flags
-        versions = (self.observer_enabled._version, self.fake_quant_enabled._version)
-        if versions != self._flag_versions:
-            self._flags = (bool(self.observer_enabled), bool(self.fake_quant_enabled))
-            self._flag_versions = versions
+        observe, quantize = self.observer_enabled, self.fake_quant_enabled
+        # A copy of a module counts versions from 0 again: the tensors themselves are part of the key.
+        key = (id(observe), observe._version, id(quantize), quantize._version)
+        if key != self._flag_key:
+            self._flags = (bool(observe), bool(quantize))
+            self._flag_key = key
         return self._flags
 
     def set_qparams(self, scale: Tensor | float, zero_point: Tensor | None = None) -> None:
