@@ -78,5 +78,7 @@ class ReshapeFloat(Limited):
         x = np.random.default_rng(12).standard_normal((1, 4, 3, 5)).astype(np.float32)
         yield Sample("Reshape", "Reshape", (x,), {1: np.array([1, 12, 5])})
         yield Sample("Flatten", "Flatten", (x,), attributes={"axis": 2})
+        yield Sample("Identity", "Identity", (x,))
+        yield Sample("Dropout", "Dropout", (x,))
         yield Sample("Squeeze", "Squeeze", (x,), {1: np.array([0])})
         yield Sample("Unsqueeze", "Unsqueeze", (x,), {1: np.array([1])})
