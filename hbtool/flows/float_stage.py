@@ -78,7 +78,7 @@ def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False
             where=str(loaded.place("model_parameters", "caffe_model")),
             hint="Convert the model to ONNX first and name it with onnx_model.",
         )
-    target = load_target(str(paths.target_file or loaded.model_parameters.march))
+    target = _target(loaded, paths)
     proto = read_proto(paths.onnx_model)
     facts = model_facts(proto)
     check = check_against_model(loaded, facts)
@@ -109,3 +109,14 @@ def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False
         optimized = simplify(model)
     talk.info(f"optimized the float graph: {original.graph.num_nodes()} -> {optimized.graph.num_nodes()} nodes")
     return FloatStage(loaded, paths, check, facts, target, original, optimized, samples, trained)
+
+
+def _target(loaded: LoadedConfig, paths: ResolvedPaths) -> Target:
+    """The machine; an error about a march that is a name in the configuration has the key's place."""
+    if paths.target_file is not None:
+        return load_target(str(paths.target_file))
+    try:
+        return load_target(loaded.model_parameters.march)
+    except ConfigError as error:
+        where = str(loaded.place("model_parameters", "march"))
+        raise ConfigError(f"march: {error.message}", where=where, hint=error.hint) from error
