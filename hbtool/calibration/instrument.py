@@ -29,6 +29,7 @@ class Samples(Protocol):
     def __iter__(self) -> Iterator[Sample]:
         """The samples in order."""
 
+
 THREADS = 2
 
 

@@ -3,18 +3,20 @@
 The search observes the samples once and then tries whole-model settings: a method (max, percentile 0.99995, kl,
 mse), symmetric or with zero points, per tensor or per channel. Each is scored by running the *integer* model and
 comparing its outputs with the float model's: the mean over some samples of the smallest cosine similarity of any
-output. It stops at the first setting that reaches 0.995.
+output. It stops at the first setting that reaches 0.995. Where none does, the biases of the best one are corrected,
+which is kept if the score rises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from hbtool.calibration.bias_correction import correct_biases
 from hbtool.calibration.instrument import Sample, Samples
 from hbtool.calibration.observe import Statistics, Wanted, observe
 from hbtool.calibration.ranges import Method, ranges_of
@@ -25,12 +27,12 @@ from hbtool.ir.onnx_session import make_session
 from hbtool.numerics.ranges import Range
 from hbtool.ops.op import Family, float_op
 from hbtool.passes.attach_ranges import RangeOptions, values_to_observe
-from hbtool.passes.quantize import Quantized, quantize
+from hbtool.passes.quantize import Quantized, from_ranged, quantize
 
 GOOD_ENOUGH = 0.995
 """Cosine similarity at which the search stops."""
 
-SCORED_SAMPLES = 8
+SCORED_SAMPLES = 16
 """Samples a setting is scored on."""
 
 SEARCH_SPACE: tuple[Method, ...] = (
@@ -48,10 +50,17 @@ SEARCH_SPACE: tuple[Method, ...] = (
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting and how well the integer model did with it."""
+    """One setting and how well the integer model did with it.
+
+    Attributes:
+        method: the setting.
+        score: mean over samples of the smallest cosine similarity of any output.
+        corrected: whether biases were corrected.
+    """
 
     method: Method
     score: float
+    corrected: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,13 +73,25 @@ class Calibrated:
         options: how ranges become meanings, asymmetric as the method says.
         quantized: the model in its three forms.
         trials: every setting that was tried, in order.
+        corrected: whether biases were corrected.
+        changed: values whose range `mix` took from another method, with that method.
     """
 
     method: Method
     ranges: Mapping[str, Range]
     options: RangeOptions
     quantized: Quantized
-    trials: tuple[Trial, ...]
+    trials: tuple[Trial, ...] = ()
+    corrected: bool = False
+    changed: Mapping[str, Method] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """The setting as the log names it."""
+        text = describe(self.method)
+        if self.changed:
+            text += f" with {len(self.changed)} values by other methods"
+        return f"{text}, bias_correction" if self.corrected else text
 
 
 @dataclass(frozen=True)
@@ -83,6 +104,7 @@ class CalibrationJob:
         family: BPU family.
         multiplier_bits: width of the target's multiplier.
         options: types the user asked for.
+        bias_correction: correct biases whatever the score says.
     """
 
     placed: ir.Model
@@ -90,6 +112,7 @@ class CalibrationJob:
     family: Family
     multiplier_bits: int
     options: RangeOptions
+    bias_correction: bool = False
 
 
 Say = Callable[[str], None]
@@ -98,8 +121,9 @@ Progress = Callable[[int], None]
 
 def calibrate(job: CalibrationJob, method: Method, progress: Progress | None = None) -> Calibrated:
     """Calibrate with one method."""
-    statistics = _observe(job, [method], progress)
-    return _apply(job, statistics, method, ())
+    statistics = observe_job(job, [method], progress)
+    found = apply_ranges(job, ranges_of(statistics, method), method)
+    return with_corrected_biases(job, found) if job.bias_correction else found
 
 
 def search(
@@ -114,22 +138,44 @@ def search(
         DataError: no samples.
     """
     say = say or (lambda _: None)
-    statistics = _observe(job, space, progress)
+    statistics = observe_job(job, space, progress)
     scorer = Scorer(job.placed, job.samples)
+    best = best_setting(job, statistics, scorer, space, say)
+    best = correct_if_better(job, best, scorer, say)
+    say(f"Select {best.description} method.")
+    return best
+
+
+def best_setting(
+    job: CalibrationJob, statistics: Mapping[str, Statistics], scorer: Scorer, space: Sequence[Method], say: Say
+) -> Calibrated:
+    """The whole-model setting of the best score, with all trials; stops at the first good one."""
     best: Calibrated | None = None
     trials: list[Trial] = []
     for method in space:
-        found = _apply(job, statistics, method, ())
+        found = apply_ranges(job, ranges_of(statistics, method), method)
         trial = Trial(method, scorer.score(found.quantized))
-        trials.append(trial)
         say(f"{describe(method)}: cosine similarity {trial.score:.6f}")
-        if best is None or trial.score > max(t.score for t in trials[:-1]):
+        if best is None or trial.score > max(t.score for t in trials):
             best = found
+        trials.append(trial)
         if trial.score >= GOOD_ENOUGH:
+            say(f"The cosine similarity reached {GOOD_ENOUGH}: the search stops here.")
             break
     assert best is not None, "the search space is not empty"
-    say(f"Select {describe(best.method)} method")
     return replace(best, trials=tuple(trials))
+
+
+def correct_if_better(job: CalibrationJob, found: Calibrated, scorer: Scorer, say: Say) -> Calibrated:
+    """The setting with corrected biases where that raises the score, or where the user asked for it."""
+    score = max(t.score for t in found.trials)
+    if score >= GOOD_ENOUGH and not job.bias_correction:
+        return found
+    corrected = with_corrected_biases(job, found)
+    trial = Trial(found.method, scorer.score(corrected.quantized), corrected=True)
+    say(f"{corrected.description}: cosine similarity {trial.score:.6f}")
+    better = trial.score > score or job.bias_correction
+    return replace(corrected if better else found, trials=(*found.trials, trial))
 
 
 def describe(method: Method) -> str:
@@ -175,7 +221,10 @@ def as_graph_input(array: Any, integer: Any) -> Any:
     return np.clip(np.rint(np.asarray(array, np.float32)), -128, 127).astype(integer)
 
 
-def _observe(job: CalibrationJob, methods: Sequence[Method], progress: Progress | None) -> dict[str, Statistics]:
+def observe_job(
+    job: CalibrationJob, methods: Sequence[Method], progress: Progress | None = None
+) -> dict[str, Statistics]:
+    """The statistics that `methods` read, in one pass over the samples."""
     names = values_to_observe(job.placed)
     wanted = Wanted(
         histogram=any(m.wanted().histogram for m in methods),
@@ -196,10 +245,14 @@ def _nonnegative(model: ir.Model) -> frozenset[str]:
     return frozenset(names)
 
 
-def _apply(
-    job: CalibrationJob, statistics: Mapping[str, Statistics], method: Method, trials: tuple[Trial, ...]
-) -> Calibrated:
-    ranges = ranges_of(statistics, method)
+def apply_ranges(job: CalibrationJob, ranges: Mapping[str, Range], method: Method) -> Calibrated:
+    """The model quantized with these ranges, which `method` found."""
     options = replace(job.options, asymmetric=job.options.asymmetric or method.asymmetric)
     quantized = quantize(job.placed, ranges, options, job.family, job.multiplier_bits)
-    return Calibrated(method, ranges, options, quantized, trials)
+    return Calibrated(method, ranges, options, quantized)
+
+
+def with_corrected_biases(job: CalibrationJob, found: Calibrated) -> Calibrated:
+    """The same setting with biases that make up for the mean error."""
+    ranged = correct_biases(found.quantized.ranged, job.placed, job.samples, job.family, job.multiplier_bits)
+    return replace(found, quantized=from_ranged(ranged, job.family, job.multiplier_bits), corrected=True)

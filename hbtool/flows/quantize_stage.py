@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from hbtool.calibration.mix import mix
 from hbtool.calibration.ranges import Method, MethodName
-from hbtool.calibration.search import Calibrated, CalibrationJob, calibrate, describe, search
+from hbtool.calibration.search import Calibrated, CalibrationJob, calibrate, search
 from hbtool.config.calibration_section import CalibrationParameters
 from hbtool.flows.float_stage import FloatStage
 from hbtool.flows.node_requests import NodeRequests, node_requests, settle_types
@@ -81,15 +82,18 @@ def quantize_stage(stage: FloatStage, placed_stage: PlacedStage, talk: Talk) -> 
         ranged = placed.clone()
         attach_ranges(ranged, {}, options)
         return QuantizeStage(placed, from_ranged(ranged, stage.family, bits), "load", None, refused)
-    job = CalibrationJob(placed, stage.samples, stage.family, bits, options)
+    flags = stage.loaded.calibration_parameters.optimization
+    job = CalibrationJob(placed, stage.samples, stage.family, bits, options, flags.bias_correction)
     found = _calibrate(job, stage.loaded.calibration_parameters, talk)
-    return QuantizeStage(placed, found.quantized, describe(found.method), found, refused)
+    return QuantizeStage(placed, found.quantized, found.description, found, refused)
 
 
 def _calibrate(job: CalibrationJob, parameters: CalibrationParameters, talk: Talk) -> Calibrated:
     with talk.progress("calibrating", len(job.samples)) as progress:
-        if parameters.calibration_type in ("default", "mix"):
+        if parameters.calibration_type == "default":
             return search(job, progress=progress, say=talk.info)
+        if parameters.calibration_type == "mix":
+            return mix(job, progress=progress, say=talk.info)
         return calibrate(job, method_of(parameters), progress)
 
 

@@ -70,6 +70,15 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     return value
 
 
+def read_values(node: ir.Node) -> Iterator[ir.Value]:
+    """Every value the node reads, those that its subgraphs take from outside included."""
+    yield from (v for v in node.inputs if v is not None)
+    for part in subgraphs(node):
+        made = {*part.inputs, *part.initializers.values(), *(v for n in part for v in n.outputs)}
+        for inner in part:
+            yield from (v for v in read_values(inner) if v not in made)
+
+
 def input_at(node: ir.Node, index: int) -> ir.Value | None:
     """The node's input number `index`, None where it is absent."""
     return node.inputs[index] if index < len(node.inputs) else None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from hbtool.calibration.bias_correction import analytic_update, channel_means, empirical_updates
+from hbtool.calibration.bias_correction import channel_means
 from hbtool.calibration.capture import capture
 from hbtool.calibration.histogram import Histogram
 from hbtool.calibration.observe import Wanted, observe
@@ -167,44 +165,3 @@ def test_channel_means_are_those_of_numpy() -> None:
     found = channel_means(model, {"c": 1, "y": -1}, samples)
     np.testing.assert_allclose(found["c"], values["c"].astype(np.float64).mean(axis=(0, 1, 3, 4)), rtol=1e-4)
     np.testing.assert_allclose(found["y"], values["y"].astype(np.float64).mean(axis=(0, 1)), rtol=1e-4, atol=1e-5)
-
-
-def shifted_model(error: dict[str, np.ndarray]) -> Callable[..., dict[str, np.ndarray]]:
-    """Means of two nodes in a row, where the second sees the first one's shift doubled."""
-
-    def means(names: object, updates: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        first = error["a"] + updates.get("a", 0.0)
-        return {"a": 1.0 + first, "b": 5.0 + 2 * first + error["b"] + updates.get("b", 0.0)}
-
-    return means
-
-
-def test_stages_correct_each_error_once() -> None:
-    error = {"a": np.array([0.5, -0.25]), "b": np.array([0.125, 0.0])}
-    truth = {"a": np.array([1.0, 1.0]), "b": np.array([5.0, 5.0])}
-    found = empirical_updates([["a"], ["b"]], truth, shifted_model(error))
-    np.testing.assert_array_equal(found["a"], -error["a"])
-    np.testing.assert_array_equal(found["b"], -error["b"])
-
-
-def test_missing_means_are_errors() -> None:
-    with pytest.raises(ModelError, match="no mean"):
-        empirical_updates([["z"]], {}, lambda names, updates: {})
-
-
-@pytest.mark.parametrize("groups", [1, 3])
-def test_analytic_update_cancels_the_shift_of_a_convolution(groups: int) -> None:
-    rng = np.random.default_rng(0)
-    weight_error, mean = rng.standard_normal((6, 3 // groups, 2, 2)), rng.standard_normal(3)
-    constant = np.broadcast_to(mean[:, None, None], (3, 2, 2))
-    shift = np.zeros(6)
-    for out in range(6):
-        group = out // (6 // groups)
-        inputs = constant[group * (3 // groups) : (group + 1) * (3 // groups)]
-        shift[out] = (weight_error[out] * inputs).sum()
-    np.testing.assert_allclose(analytic_update(weight_error, mean, groups), -shift)
-
-
-def test_analytic_update_checks_shapes() -> None:
-    with pytest.raises(ModelError, match="do not fit"):
-        analytic_update(np.zeros((4, 3, 1, 1)), np.zeros(5))
