@@ -1,9 +1,9 @@
 """What is analysed, and which quantization belongs to which node.
 
 Every place where numbers are rounded is owned by exactly one node, so that the error can be traced to nodes: its
-weights, and the values it writes. Values that arrive from outside the BPU (model inputs, results of CPU nodes) are owned by the
-first node that reads them. Values whose scale is that of an input (pooling, reshaping, clipping) add no rounding of
-their own and follow the value they come from.
+weights, and the values it writes. Values that arrive from outside the BPU (model inputs, results of CPU nodes) are
+owned by the first node that reads them. Values whose scale is that of an input (pooling, reshaping, clipping) add no
+rounding of their own and follow the value they come from.
 """
 
 from __future__ import annotations

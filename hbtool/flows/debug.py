@@ -25,8 +25,8 @@ from hbtool.calibration.instrument import Sample, Samples
 from hbtool.compiler.compile import compile_model
 from hbtool.config.schema import LoadedConfig
 from hbtool.errors import DataError, UsageError
-from hbtool.flows.float_stage import prepare_float
 from hbtool.flows.compile_stage import compile_options
+from hbtool.flows.float_stage import prepare_float
 from hbtool.flows.quantize_stage import place_stage, quantize_stage
 from hbtool.flows.talk import Quiet, Talk
 from hbtool.ir import graph, meta
