@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, shortened, text_table
+
+if TYPE_CHECKING:
+    from hbtool.perf.report import Report
 
 
 @click.command("perf")
@@ -54,7 +59,7 @@ def command(
     print_result("\n\n".join(["\n".join(summary_lines(result.report)), *tables, f"Page: {result.files['html']}"]))
 
 
-def layer_text(report) -> str:  # type: ignore[no-untyped-def]
+def layer_text(report: Report) -> str:
     """The layers of all segments; empty without debug."""
     from hbtool.perf.report_json import cost_text, period_text
     from hbtool.perf.units import shape_text, time_text
@@ -91,10 +96,17 @@ def layer_text(report) -> str:  # type: ignore[no-untyped-def]
         "Of latency",
         "Limited by",
     )
-    return text_table("Layers (they overlap; only the column Of latency adds up)", header, rows) if rows else ""
+    return text_table("Layers (they overlap; only the column Of latency adds up)", header, _safe(rows)) if rows else ""
 
 
-def cpu_text(report) -> str:  # type: ignore[no-untyped-def]
+def _safe(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Names come from a file: nothing in them may steer the terminal."""
+    from hbtool.perf.structure import printable
+
+    return [tuple(printable(cell) for cell in row) for row in rows]
+
+
+def cpu_text(report: Report) -> str:
     """The CPU parts, and their nodes with reasons; empty if there are none."""
     from hbtool.perf.cuts import ROLE_NAMES
     from hbtool.perf.units import bytes_text, time_text
@@ -121,7 +133,9 @@ def cpu_text(report) -> str:  # type: ignore[no-untyped-def]
     costs = text_table(
         f"CPU parts (cost: estimate for {report.cores.cores}; This PC: measured here, says nothing about the board)",
         ("Part", "Where", "Nodes", "Cost", "DDR", "This PC", "Keys that remove it"),
-        parts,
+        _safe(parts),
     )
-    reasons = text_table("Nodes on the CPU, and why", ("Node", "Type", "Part", "Reason", "What removes it"), nodes)
+    reasons = text_table(
+        "Nodes on the CPU, and why", ("Node", "Type", "Part", "Reason", "What removes it"), _safe(nodes)
+    )
     return f"{costs}\n\n{reasons}"

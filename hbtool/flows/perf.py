@@ -12,7 +12,7 @@ from typing import Any
 from hbtool.errors import UsageError
 from hbtool.flows.perf_facts import REMOVABLE_TYPES, model_fact
 from hbtool.flows.talk import Quiet, Talk
-from hbtool.ir.save import write_bytes, write_text
+from hbtool.ir.save import write_bytes
 from hbtool.perf.diagram import diagram_svg
 from hbtool.perf.page import report_page
 from hbtool.perf.picture import diagram_png
@@ -85,17 +85,22 @@ def _write(report: Report, folder: Path, talk: Talk) -> dict[str, Path]:
     own = folder / stem
     segment_files = {s.name: f"{stem}_subgraph_{n}.json" for n, s in enumerate(report.segments)}
     files = {
-        segment.name: write_text(own / segment_files[segment.name], _text(segment_json(report, segment), indent=1))
+        segment.name: _write_text(own / segment_files[segment.name], _text(segment_json(report, segment), indent=1))
         for segment in report.segments
     }
     structure = structure_of(report)
     title = f"Structure of {report.model.name}"
-    files["svg"] = write_text(own / f"{stem}.svg", diagram_svg(structure, title, paper=True))
+    files["svg"] = _write_text(own / f"{stem}.svg", diagram_svg(structure, title, paper=True))
     files["png"] = write_bytes(own / f"{stem}.png", diagram_png(structure))
-    files["trace"] = write_text(own / f"{stem}_trace.json", _text(trace_json(report)))
-    files["html"] = write_text(own / f"{stem}.html", report_page(report, structure, stem, segment_files))
+    files["trace"] = _write_text(own / f"{stem}_trace.json", _text(trace_json(report)))
+    files["html"] = _write_text(own / f"{stem}.html", report_page(report, structure, stem, segment_files))
     talk.info(f"wrote {len(files)} files to {own}")
     return files
+
+
+def _write_text(path: Path, text: str) -> Path:
+    # Names in an artifact may hold what UTF-8 cannot.
+    return write_bytes(path, text.encode("utf-8", "replace"))
 
 
 def _text(value: Any, indent: int | None = None) -> str:
