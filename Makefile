@@ -15,7 +15,7 @@ DIGITS_DATA := $(DIGITS)/data/.made
 # One thread per test process: two pytest workers on two cores would otherwise fight over them.
 test test-full: export OMP_NUM_THREADS = 1
 
-.PHONY: help setup demo test test-full lint type bench docs clean
+.PHONY: help setup browser demo test test-full lint type bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ $(STAMP): pyproject.toml constraints.txt
 $(DIGITS_DATA): $(STAMP) $(DIGITS)/make_data.py
 	$(BIN)/python $(DIGITS)/make_data.py
 	touch $@
+
+browser: ## Install Chromium for the report page's tests (Debian as root; elsewhere they are skipped)
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } >/dev/null \
+		|| echo "Chromium could not be installed: the tests that open the report page are skipped"; fi
 
 demo: $(STAMP) $(DIGITS_DATA) ## Quantize, compile, verify, time and evaluate the digits sample
 	$(BIN)/hbtool makertbin -c configs/digits.yaml --model-type onnx
