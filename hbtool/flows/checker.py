@@ -10,7 +10,7 @@ from hbtool.compiler.compile import compile_model
 from hbtool.compiler.segments import split_segments
 from hbtool.config.inputs import InputConfig
 from hbtool.config.schema import LoadedConfig
-from hbtool.flows.compile_stage import compile_options, remove_nodes
+from hbtool.flows.compile_stage import check_ahead, compile_options, remove_nodes
 from hbtool.flows.float_stage import prepare_float
 from hbtool.flows.quantize_stage import place_stage
 from hbtool.flows.tables import NodeRow, node_table
@@ -51,6 +51,7 @@ def check(loaded: LoadedConfig, talk: Talk | None = None) -> CheckResult:
     talk = talk or Quiet()
     stage = prepare_float(loaded, talk, random_data=True)
     placed = place_stage(stage, talk)
+    check_ahead(stage)
     bits = stage.target.multiplier_bits
     if stage.trained:
         ranged = placed.placed.clone()

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from hbtool.config.dump import dump
 from hbtool.config.inputs import InputConfig
 from hbtool.config.schema import LoadedConfig
-from hbtool.flows.compile_stage import build_artifact, finish_stage, model_sha256
+from hbtool.flows.compile_stage import build_artifact, check_ahead, finish_stage, model_sha256
 from hbtool.flows.float_stage import FloatStage, prepare_float
 from hbtool.flows.quantize_stage import QuantizeStage, place_stage, quantize_stage
 from hbtool.flows.run_record import write_run_record
@@ -76,6 +76,7 @@ class _Build:
     def run(self) -> BuildResult:
         stage = prepare_float(self.loaded, self.talk)
         placed = place_stage(stage, self.talk)
+        check_ahead(stage)
         self._lap("prepare")
         self._save(stage, "original_float_model", stage.original)
         self._save(stage, "optimized_float_model", stage.optimized)

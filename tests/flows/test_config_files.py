@@ -59,16 +59,20 @@ def line_at(where: str) -> str:
     return Path(file).read_text(encoding="utf-8").splitlines()[int(number) - 1]
 
 
+def check_refusal(error: ConfigError, folder: Path) -> None:
+    assert error.where
+    named = set(re.findall(r"\w+", error.message)) | set(re.findall(r"\w+", line_at(error.where)))
+    assert named & KEYS, f"neither message nor line names a key: {error}"
+    assert error.hint
+    assert not list(folder.glob("out/*.bin")), "a refused configuration leaves no artifact"
+
+
 def build_and_verify(path: Path, folder: Path) -> None:
     try:
         loaded = settle_in(load_config(path), folder)
         result = makertbin(loaded)
     except ConfigError as error:
-        assert error.where
-        named = set(re.findall(r"\w+", error.message)) | set(re.findall(r"\w+", line_at(error.where)))
-        assert named & KEYS, f"neither message nor line names a key: {error}"
-        assert error.hint
-        assert not list(folder.glob("out/*.bin")), "a refused configuration leaves no artifact"
+        check_refusal(error, folder)
         return
     assert result.nodes
     checked = verify(result.artifact_path)
