@@ -12,7 +12,8 @@ _HEAD = """# Commands
 
 Results go to stdout, talk to stderr. `--json` prints the result for machines, `--quiet` leaves out the talk. Exit
 codes: 0 ok, 1 the model or data, 2 usage or configuration, 3 a bug in hbtool, 130 interrupted. Lines of
-`hb_mapper SUB` work when `hb_mapper` is replaced by `hbtool`; hbtool's artifacts are its own open format, not the vendor's binaries.
+`hb_mapper SUB` work when `hb_mapper` is replaced by `hbtool`; hbtool's artifacts are its own open format, not the
+vendor's binaries.
 
 | command | what it does |
 |---|---|
@@ -21,7 +22,9 @@ codes: 0 ok, 1 the model or data, 2 usage or configuration, 3 a bug in hbtool, 1
 
 def cli_page() -> str:
     """Markdown with the help of every command, 100 columns wide."""
-    context = click.Context(cli, info_name="hbtool", max_content_width=100, terminal_width=100)
+    context = click.Context(
+        cli, info_name="hbtool", max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"]
+    )
     rows = "".join(f"| [`{name}`](#{name}) | {text} |\n" for name, (_, text) in COMMANDS.items())
     parts = [_HEAD + rows]
     for name in COMMANDS:
