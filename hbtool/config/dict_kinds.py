@@ -116,7 +116,9 @@ def _read_flags(item: Item, context: ReadContext) -> OptimizationFlags:
         context.note(f"unknown flag {word!r} is left out.", "unknown", hint=guess, place=item.place)
     if context.march != "bernoulli2":
         return flags
-    kept = OptimizationFlags(model_output="int8" if flags.model_output == "int8" else None, run_fast=flags.run_fast)
+    kept = OptimizationFlags(
+        model_output="int8" if flags.model_output == "int8" else None, run_fast=flags.run_fast, equalize=flags.equalize
+    )
     for word in sorted(set(flags.flags) - set(kept.flags)):
         context.note(f"{word} has no effect on bernoulli2.", "ignored", hint="It knows set_model_output_int8 only.",
                      place=item.place)  # fmt: skip

@@ -13,7 +13,7 @@ from hbtool.config.values import BadValueError
 IntType = Literal["int8", "int16"]
 Side = Literal["input", "output"]
 
-PLAIN_FLAGS = ("set_all_nodes_int16", "asymmetric", "bias_correction", "lstm_batch_last", "run_fast")
+PLAIN_FLAGS = ("set_all_nodes_int16", "asymmetric", "bias_correction", "equalize", "lstm_batch_last", "run_fast")
 _OUTPUT = re.compile(r"set_model_output_(int8|int16)")
 _KIND = re.compile(r"set_([A-Za-z]\w*?)_(input|output)_(int8|int16)")
 
@@ -43,6 +43,7 @@ class OptimizationFlags(BaseModel):
     all_nodes_int16: bool = False
     asymmetric: bool = False
     bias_correction: bool = False
+    equalize: bool = False
     lstm_batch_last: bool = False
     run_fast: bool = False
 

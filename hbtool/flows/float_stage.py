@@ -16,6 +16,7 @@ from hbtool.flows.talk import Talk
 from hbtool.ir.load import prepare_model, read_proto
 from hbtool.ops.op import Family
 from hbtool.passes.cut_outputs import cut_outputs
+from hbtool.passes.equalize import equalize
 from hbtool.passes.read_qdq import has_qdq, read_qdq
 from hbtool.passes.simplify import simplify, simplify_trained
 from hbtool.target.target import Target
@@ -107,6 +108,9 @@ def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False
         optimized = simplify_trained(model)
     else:
         optimized = simplify(model)
+        if calibration.optimization.equalize:
+            evened = equalize(optimized)
+            talk.info(f"equalized the channels behind {len(evened)} nodes{': ' if evened else ''}{', '.join(evened)}")
     talk.info(f"optimized the float graph: {original.graph.num_nodes()} -> {optimized.graph.num_nodes()} nodes")
     return FloatStage(loaded, paths, check, facts, target, original, optimized, samples, trained)
 

@@ -117,6 +117,7 @@ flag_sets = st.builds(
     all_nodes_int16=st.booleans(),
     asymmetric=st.booleans(),
     bias_correction=st.booleans(),
+    equalize=st.booleans(),
     lstm_batch_last=st.booleans(),
     run_fast=st.booleans(),
 )
