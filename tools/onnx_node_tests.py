@@ -156,8 +156,9 @@ def _through_hbtool(case: Case, family: Family) -> Outcome:
     integer = lower_to_integer(model, family, 15)
     results = run_reference(integer, dict(case.feeds))
     standard = _run(to_standard_onnx(integer), case.feeds)
-    for name, value in results.items():
-        if not np.array_equal(standard[name], value, equal_nan=value.dtype.kind == "f"):
+    for output in integer.graph.outputs:
+        name = graph.value_name(output)
+        if not _agree(output, standard[name], results[name]):
             return Outcome(case, "BPU", f"executors differ in {name}")
     devices = {meta.placement(n).device for n in model.graph}
     device = "both" if len(devices) == 2 else next(iter(devices), "CPU")
@@ -171,6 +172,18 @@ def _through_hbtool(case: Case, family: Family) -> Outcome:
     allowed = sum(op.error_steps for n in model.graph if meta.on_bpu(n) and (op := float_op(n)) is not None)
     verdict = "passed" if steps <= allowed else f"{steps:.2f} steps, {allowed:g} allowed"
     return Outcome(case, device, verdict, steps)
+
+
+def _agree(output: ir.Value, got: np.ndarray, want: np.ndarray) -> bool:
+    """Whether two executors give the same bits.
+
+    Where several nodes on the CPU make the value, onnxruntime fuses them differently in the whole model than in a
+    segment of it, and float rounding differs in the last bits; that is outside of hbtool's arithmetic.
+    """
+    producer = output.producer()
+    if producer is None or is_integer(producer) or want.dtype.kind != "f":
+        return np.array_equal(got, want, equal_nan=want.dtype.kind == "f")
+    return np.allclose(got, want, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 def _range(values: np.ndarray) -> Range:

@@ -297,7 +297,8 @@ class AveragePoolFloat(_PoolFloat):
         """Number of elements each window averages over, flat float32 array in output order."""
         counts = np.ones((), np.float32)
         include = bool(graph.attribute(node, "count_include_pad", 0))
-        given = graph.attribute(node, "pads") or w.pads
+        same = graph.attribute(node, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+        given = w.pads if same else graph.attribute(node, "pads") or (0,) * len(w.pads)
         for i in range(w.rank):
             # Padding that ceil_mode added past the stated padding is never counted.
             low, high = (-w.pads[i], size[i] + given[w.rank + i]) if include else (0, size[i])

@@ -42,6 +42,8 @@ class ReduceExtreme(IntegerOp):
     ) -> Sequence[ir.Value]:
         operand = x[0]
         assert operand is not None
+        if not a.axes:  # ONNX takes an empty list of axes for all of them
+            return [b.op("Identity", b.value(operand))]
         op_type = "ReduceMax" if a.kind == "max" else "ReduceMin"
         return [b.op(op_type, b.value(operand), b.const(a.axes, np.int64), keepdims=a.keepdims)]
 

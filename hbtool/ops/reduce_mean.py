@@ -55,7 +55,8 @@ class ReduceSum(IntegerOp):
         exact = count << operand.type.bits < EXACT_FLOAT32
         if not exact:
             real = b.op("Cast", real, to=int(ir.DataType.DOUBLE))
-        total = b.op("ReduceSum", real, b.const(a.axes, np.int64), keepdims=a.keepdims)
+        # ONNX takes an empty list of axes for all of them.
+        total = b.op("ReduceSum", real, b.const(a.axes, np.int64), keepdims=a.keepdims) if a.axes else real
         if not exact:
             total = b.op("Cast", total, to=int(ir.DataType.FLOAT))
         y = b.from_float(b.op("Mul", total, b.value(factor)), y_type, a.y_zero_point)
