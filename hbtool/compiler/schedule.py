@@ -26,6 +26,7 @@ PIECE_CYCLES = 3000
 """Tiles of a layer whose data are all on chip: about this many cycles, so that the next unit can start early."""
 
 MOST_PIECES = 8
+MOST_CHANNEL_PIECES = 64
 BUFFERS = 2
 
 
@@ -73,6 +74,7 @@ class TileRunner:
         out = self.r.of(task.out)
         held = list({id(h): h for h in [*(self.r.of(t) for _, t in task.computed), out]}.values())
         self._place_operands(task, held, out)
+        self._make_useful_room(task, held)
         while True:
             plan = self._plan(task)
             if plan is not None:
@@ -103,6 +105,24 @@ class TileRunner:
             room = size <= limit and (self.memory.fits(size) or self.r.make_room(size, held, now, horizon=2))
             if not (room and self.r.bring(out)):
                 out.in_ddr = True
+
+    def _make_useful_room(self, task: Task, held: list[Held]) -> None:
+        """Put out what the task does not touch where the tiles it would be left with cost more than moving that."""
+        while True:
+            others = [h for h in self.r.held.values() if h.slot is not None and h not in held]
+            if not others:
+                return
+            streams = [i for i, t in task.computed if self.r.of(t).slot is None] + [i for i, _ in task.constants]
+            streams += [] if self.r.of(task.out).slot is not None else [-1]
+            free, idle = self.memory.free_bytes, sum(h.storage.layout.bytes for h in others)
+            now, then = (self._cheapest(task, streams, 1, 1, room)[:1] for room in (free, free + idle))
+            if not then or (now and now[0][0] <= 1.2 * then[0][0]):
+                return
+            farthest = max(others, key=lambda h: (h.next_use(self.r.layer), h.storage.number))
+            moving = 2 * farthest.storage.layout.bytes / self.target.ddr_bytes_per_cycle
+            if now and now[0][0] <= then[0][0] + moving:
+                return
+            self.r.evict(farthest)
 
     def _demote(self, task: Task, held: list[Held], out: Held) -> bool:
         """Free memory for buffers: storages not involved go first, then the result, then operands."""
@@ -135,8 +155,8 @@ class TileRunner:
         if out.slot is None:
             streams.append(-1)
         rows, channels = self._pieces(task, [t for i, t in task.constants if i in resident])
-        best = self._cheapest(task, streams, rows, channels)
-        for grid in best:
+        best = self._cheapest(task, streams, rows, channels, self.memory.free_bytes)
+        for _, grid in best:
             rings = self._rings(task, grid, streams)
             if rings is not None:
                 return Plan(grid, rings, resident, {i: set() for i in resident})
@@ -169,26 +189,36 @@ class TileRunner:
         channels = min(MOST_PIECES, max(1, largest // (2 * CHUNK_BYTES)), max(1, (high - low) // 16))
         return max(1, pieces // channels), channels
 
-    def _cheapest(self, task: Task, streams: list[int], rows: int, channels: int) -> list[Grid]:
-        """Grids whose buffers fit into the free bytes, the one with the least traffic first (at most four)."""
-        free = self.memory.free_bytes
+    def _cheapest(
+        self, task: Task, streams: list[int], rows: int, channels: int, free: int
+    ) -> list[tuple[float, Grid]]:
+        """(cost, grid) of grids whose buffers fit into `free` bytes, the cheapest first (at most four)."""
         found: list[tuple[float, int, Grid]] = []
-        fitting: dict[tuple[int, ...], int] = {}
-        for grid in grids(task.box, rows, channels):
-            key = (*grid.pieces[:2], *grid.pieces[3:]) if len(grid.pieces) >= 4 else grid.pieces[-1:]
-            if fitting.get(key, 0) >= 1 or len(found) >= 12:
-                continue  # finer in rows only costs more
-            need = self._buffer_bytes(task, grid, streams)
-            if need is None or need > free:
-                continue
-            fitting[key] = 1
-            for outer in (True, False):
-                candidate = Grid(grid.pieces, outer)
-                found.append((self._traffic(task, candidate, streams), candidate.count, candidate))
-            if not streams:
+        for group in grids(task.box, rows, channels, self.target.matrix_outputs):
+            if found and found[-1][2].pieces[axes_of(len(task.box))[1]] >= MOST_CHANNEL_PIECES:
+                break
+            for grid in group:
+                need = self._buffer_bytes(task, grid, streams)
+                if need is None or need > free:
+                    continue
+                for outer in (True, False):
+                    candidate = Grid(grid.pieces, outer)
+                    found.append((self._cost(task, candidate, streams), candidate.count, candidate))
+                break  # finer in rows only costs more
+            if not streams or len(found) >= 12:
                 break
         found.sort(key=lambda item: (item[0], item[1], not item[2].channels_outer))
-        return [grid for _, _, grid in found[:4]]
+        return [(cost, grid) for cost, _, grid in found[:4]]
+
+    def _cost(self, task: Task, grid: Grid, streams: list[int]) -> float:
+        """Estimated cycles of a grid: the larger of computing and traffic, and a little of the other."""
+        tiles = self._first_tiles(task, grid, 1)
+        assert tiles is not None, "the grid was tried"
+        compute = grid.count * self.target.cycles(tiles[0][1].job)
+        traffic = self._traffic(task, grid, streams) / self.target.ddr_bytes_per_cycle
+        weight = self.options.latency_weight
+        fast = max(compute, traffic) + 0.1 * min(compute, traffic)
+        return weight * fast + (1 - weight) * (traffic + 0.001 * compute)
 
     def _first_tiles(self, task: Task, grid: Grid, most: int = 3) -> list[tuple[Box, TileWork]] | None:
         """The first tiles of a grid, None where the operator cannot be cut like that."""

@@ -153,26 +153,40 @@ def steps_of(rank: int, target: Target) -> tuple[int, ...]:
     return tuple(steps)
 
 
-def grids(box: Box, least_rows: int, least_channels: int) -> Iterator[Grid]:
-    """Ways to cut a box, coarse ones first."""
+def grids(box: Box, least_rows: int, least_channels: int, step: int) -> Iterator[Iterator[Grid]]:
+    """Ways to cut a box: groups of grids from few rows to many, the same in everything else.
+
+    Channels are cut into whole steps first; smaller pieces, and cuts along other axes, come as a last resort.
+
+    Args:
+        box: what is cut.
+        least_rows: fewest pieces along the rows.
+        least_channels: fewest pieces along the channels.
+        step: channels that the array computes at once.
+    """
     rank = len(box)
     if rank == 0:
-        yield Grid((), False)
+        yield iter([Grid((), False)])
         return
     shape = sizes(box)
     row, channel = axes_of(rank)
     others = [a for a in range(rank) if a not in (row, channel)]
-    seen: set[tuple[int, ...]] = set()
-    for split in _other_splits(shape, others):
-        rows = _powers(least_rows, shape[row]) if row != channel else [1]
-        for n_rows in rows:
-            for n_channels in _powers(least_channels, shape[channel]):
-                pieces = list(split)
-                pieces[row] = n_rows
-                pieces[channel] = n_channels
-                if tuple(pieces) not in seen:
-                    seen.add(tuple(pieces))
-                    yield Grid(tuple(pieces), True)
+    whole_steps = max(1, shape[channel] // step)
+    coarse = _powers(min(least_channels, whole_steps), whole_steps)
+    fine = [n for n in _powers(1, shape[channel]) if n > whole_steps]
+    rows = _powers(least_rows, shape[row]) if row != channel else [1]
+    splits = list(_other_splits(shape, others))
+    choices = [(splits[0], n) for n in (*coarse, *fine)]
+    choices += [(split, n) for split in splits[1:] for n in (whole_steps, shape[channel])]
+    for split, n_channels in choices:
+        yield (_grid(split, row, n_rows, channel, n_channels) for n_rows in rows)
+
+
+def _grid(split: Sequence[int], row: int, n_rows: int, channel: int, n_channels: int) -> Grid:
+    pieces = list(split)
+    pieces[row] = n_rows
+    pieces[channel] = n_channels
+    return Grid(tuple(pieces), True)
 
 
 def _other_splits(shape: tuple[int, ...], others: list[int]) -> Iterator[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -119,7 +120,7 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
 
 def elements(shape: Sequence[int]) -> int:
     """Number of elements of a tensor."""
-    return int(np.prod(shape, dtype=np.int64)) if shape else 1
+    return math.prod(shape)
 
 
 def main_opset(model: ir.Model) -> int:
