@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,13 @@ class TransposeFloat(Limited):
         result = b.result(node)
         shape = graph.static_shape(node.outputs[0])
         perm = graph.attribute(node, "perm") or tuple(reversed(range(len(shape))))
-        source = requantized(b, b.x(node.inputs[0]), result.q)
-        b.emit(Transpose, [source], result.q, shape, TransposeAttributes(perm), represents=result.value)
+        if result.raw_accumulator:
+            # The accumulator behind it keeps its scales, one per channel; the channels have another place now.
+            source, q = b.x(node.inputs[0]), b.q(node.inputs[0])
+            q = q if q.axis is None else replace(q, axis=perm.index(q.axis))
+        else:
+            source, q = requantized(b, b.x(node.inputs[0]), result.q), result.q
+        b.emit(Transpose, [source], q, shape, TransposeAttributes(perm), represents=result.value)
 
     def samples(self) -> Iterator[Sample]:  # noqa: D102
         x = np.random.default_rng(13).standard_normal((1, 4, 3, 5)).astype(np.float32)

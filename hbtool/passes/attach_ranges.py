@@ -131,10 +131,10 @@ class _Chooser:
         if isinstance(rule, SameAs) and not op.unifies_inputs:
             source = node.inputs[rule.index]
             found = meta.qparams(source) if source is not None else None
-            if found is None or found.type is INT32:
+            if found is None or (found.type is INT32 and not op.free_at_tail):
                 raise ModelError("the input it takes its scale from has none", where=graph.node_name(node))
             return found
-        leaves = not any(meta.on_bpu(n) for n in graph.consumers(value))
+        leaves = _ends_here(value)
         if (
             leaves
             and op.high_precision
@@ -143,7 +143,7 @@ class _Chooser:
         ):
             return QParams(INT32, (1.0,))
         wanted = self._wanted_type(value)
-        if leaves and value.is_graph_output() and self.options.output_type is not None:
+        if leaves and _leaves(value) and self.options.output_type is not None:
             asked = graph.value_name(value) in self.options.int16_values
             wanted = INT16 if asked else self.options.output_type
         if isinstance(rule, Fixed):
@@ -207,7 +207,7 @@ def _at_table_tail(value: ir.Value) -> bool:
     producer = value.producer()
     op = float_op(producer) if producer is not None and meta.on_bpu(producer) else None
     if op is not None and op.int16_tail:
-        return _leaves(value)
+        return _leaves(value) and _ends_here(value)
     user = graph.sole_consumer(value)
     after = float_op(user) if user is not None and meta.on_bpu(user) else None
     return (
@@ -217,16 +217,29 @@ def _at_table_tail(value: ir.Value) -> bool:
         and after is not None
         and after.int16_tail
         and _leaves(user.outputs[0])
+        and _ends_here(user.outputs[0])
     )
 
 
 def _leaves(value: ir.Value) -> bool:
-    """Whether the value is a model output, possibly behind a layout change."""
-    if value.is_graph_output():
-        return True
-    user = graph.sole_consumer(value)
-    after = float_op(user) if user is not None and meta.on_bpu(user) else None
-    return user is not None and after is not None and after.passive and after.free_at_tail and _leaves(user.outputs[0])
+    """Whether the value is a model output that nothing on the BPU reads, possibly behind a layout change."""
+    return (value.is_graph_output() and _ends_here(value)) or any(
+        _leaves(moved) for user in _layout_changes(value) for moved in user.outputs
+    )
+
+
+def _ends_here(value: ir.Value) -> bool:
+    """Whether nothing on the BPU reads the value, or only changes its layout on the way out."""
+    moves = _layout_changes(value)
+    others = [n for n in graph.consumers(value) if meta.on_bpu(n) and n not in moves]
+    return not others and all(_ends_here(v) for n in moves for v in n.outputs)
+
+
+def _layout_changes(value: ir.Value) -> list[ir.Node]:
+    """The BPU nodes that read the value and cost nothing at the end of the model."""
+    return [
+        n for n in graph.consumers(value) if meta.on_bpu(n) and (op := float_op(n)) and op.passive and op.free_at_tail
+    ]
 
 
 def _share_scales(model: ir.Model, trained: Collection[ir.Value]) -> None:

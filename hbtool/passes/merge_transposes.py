@@ -1,7 +1,7 @@
-"""Transposes that follow each other become one; one that only moves axes of size 1 becomes a Reshape.
+"""Transposes that follow each other become one; one that only moves axes of size 1 beside a Reshape becomes another.
 
-Before: x -> Transpose(0, 2, 3, 1) -> Transpose(0, 3, 1, 2) -> y; x [1, 1, 8] -> Transpose(1, 0, 2)
-After: x -> y; x -> Reshape
+Before: x -> Transpose(0, 2, 3, 1) -> Transpose(0, 3, 1, 2) -> y; x [1, 1, 8] -> Transpose(1, 0, 2) -> Reshape
+After: x -> y; x -> Reshape -> Reshape (which remove_no_ops joins)
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from hbtool.ops.onnx_builder import attr
 from hbtool.passes.fold_affine import new_constant
 from hbtool.passes.replace import bypass, insert, is_standard, permutation, producer_of, remove_unused, take_place
 
+_SHAPE_ONLY = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
 
 def merge_transposes(model: ir.Model) -> bool:
     """Merge everywhere; returns whether anything changed."""
@@ -22,7 +24,7 @@ def merge_transposes(model: ir.Model) -> bool:
         if node.graph is None or not is_standard(node, "Transpose"):
             continue
         changed |= _join(model, node)
-        if _keeps_order(node) and not _is_identity(node):
+        if _keeps_order(node) and not _is_identity(node) and _beside_reshape(node):
             changed |= _as_reshape(model, node)
         elif _is_identity(node) and node.inputs[0] is not None:
             changed |= bypass(model, node.outputs[0], node.inputs[0])
@@ -54,6 +56,12 @@ def _keeps_order(node: ir.Node) -> bool:
         return False
     long = [i for i in permutation(node) if shape[i] != 1]
     return long == sorted(long)
+
+
+def _beside_reshape(node: ir.Node) -> bool:
+    """Whether a Reshape will be joined with another; alone, a Transpose is as cheap and may end the model."""
+    user = graph.sole_consumer(node.outputs[0])
+    return producer_of(node.inputs[0], *_SHAPE_ONLY) is not None or is_standard(user, *_SHAPE_ONLY)
 
 
 def _as_reshape(model: ir.Model, node: ir.Node) -> bool:

@@ -129,7 +129,8 @@ def _stranded(node: ir.Node, family: Family, request: PlacementRequest) -> str |
                 "behind it does, too)"
             )
         return None
-    if tail and request.quantized_outputs is None and _behind_accumulator(node):
+    # A node that leaves an accumulator itself takes nothing from the one before it by being the last.
+    if tail and not op.high_precision and request.quantized_outputs is None and _behind_accumulator(node):
         if op.clamp(node) is not None:
             return f"{node.op_type} at the end of the model: the BPU cannot clamp an int32 output, float keeps it exact"
         if family not in INT16_FAMILIES:
@@ -140,8 +141,12 @@ def _stranded(node: ir.Node, family: Family, request: PlacementRequest) -> str |
 
 
 def _ends_here(value: ir.Value) -> bool:
-    """Whether nothing on the BPU reads the value."""
-    return not any(meta.on_bpu(n) for n in graph.consumers(value))
+    """Whether nothing on the BPU reads the value, or only changes its layout on the way out."""
+    for user in graph.consumers(value):
+        op = float_op(user) if meta.on_bpu(user) else None
+        if op is not None and not (op.passive and op.free_at_tail and all(_ends_here(v) for v in user.outputs)):
+            return False
+    return True
 
 
 def _has_active_source(node: ir.Node) -> bool:

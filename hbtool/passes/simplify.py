@@ -24,6 +24,7 @@ from hbtool.passes.remove_expands import remove_expands
 from hbtool.passes.remove_no_ops import remove_no_ops
 from hbtool.passes.remove_split_concat import remove_split_concat
 from hbtool.passes.sink_transposes import sink_transposes
+from hbtool.passes.slice_before_transpose import slice_before_transpose
 from hbtool.passes.slices_to_space_to_depth import slices_to_space_to_depth
 from hbtool.passes.unify_arithmetic import unify_arithmetic
 from hbtool.passes.unify_pooling import unify_pooling
@@ -50,6 +51,7 @@ REWRITES: tuple[Callable[[ir.Model], bool], ...] = (
     matmul_to_gemm,
     fold_affine_forward,
     # Layout.
+    slice_before_transpose,
     merge_transposes,
     sink_transposes,
 )
