@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from one_op import feeds_of, lower_sample, on_quantized_inputs
+from one_op import feeds_of, float_model, lower_sample, on_quantized_inputs
 
 import hbtool.ops  # noqa: F401 - registers the operators
 from hbtool.ir import graph, meta
 from hbtool.ir.onnx_session import make_session
 from hbtool.numerics.qtype import INT8, INT16, INT32
-from hbtool.ops.op import Sample, float_op, float_ops, integer_op, is_integer, read_attributes
+from hbtool.ops.op import Family, Sample, float_op, float_ops, integer_op, is_integer, read_attributes
 from hbtool.passes.attach_ranges import RangeOptions
 from hbtool.passes.to_standard_onnx import to_standard_onnx
 from hbtool.runtime.reference import run_reference
@@ -41,6 +41,23 @@ def test_every_executor_gives_the_bits_of_the_definition(sample: Sample, options
     expected = run_reference(integer, feeds)
     standard = make_session(to_standard_onnx(integer)).run(None, feeds)
     for (name, want), got in zip(expected.items(), standard, strict=True):
+        np.testing.assert_array_equal(got, want, err_msg=f"{name} in onnxruntime")
+
+
+@pytest.mark.parametrize("family", ["bernoulli2", "bayes", "nash"])
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_every_family_refuses_with_a_sentence_or_gives_the_bits(sample: Sample, family: Family) -> None:
+    model = float_model(sample)
+    op = float_op(model.graph[0])
+    assert op is not None
+    refusal = op.refusal(model.graph[0], family)
+    if refusal is not None:
+        assert refusal.startswith(("the BPU needs ", sample.op_type))
+        return
+    _, integer, _ = lower_sample(sample, family, OPTIONS["int8"])
+    feeds = feeds_of(integer, sample)
+    standard = make_session(to_standard_onnx(integer)).run(None, feeds)
+    for (name, want), got in zip(run_reference(integer, feeds).items(), standard, strict=True):
         np.testing.assert_array_equal(got, want, err_msg=f"{name} in onnxruntime")
 
 
