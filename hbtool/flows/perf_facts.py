@@ -58,6 +58,7 @@ def model_fact(artifact: Artifact, talk: Talk, measure: bool = True) -> ModelFac
         images[0] if images else 1,
         settings.get(("compiler_parameters", "debug")) is not False,
         settings.get(("model_parameters", "layer_out_dump")) is True,
+        float(advice) if isinstance(advice := settings.get(("compiler_parameters", "advice")), int) else 0.0,
     )
 
 

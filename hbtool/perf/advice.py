@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 from hbtool.perf.cuts import CpuPart
 from hbtool.perf.facts import ModelFact
+from hbtool.perf.layers import LayerCost
+from hbtool.perf.units import time_text
+
+_MOST_LAYERS = 20
 
 
 def warnings_of(model: ModelFact, cpu: Sequence[CpuPart]) -> tuple[str, ...]:
@@ -48,3 +52,24 @@ def _cuts(cuts: Sequence[CpuPart]) -> str:
             f" {len(cuts) - len(removable)} of {len(cuts)} need a change of the model; the CPU table says which nodes."
         )
     return text
+
+
+def layer_advice(advice_us: float, layers: Sequence[tuple[LayerCost, float]]) -> tuple[str, ...]:
+    """One sentence per layer that computes much longer than its operations need, longest first.
+
+    Args:
+        advice_us: how much longer is worth a sentence; 0 for no advice.
+        layers: each with the time its operations take at the peak of the array, microseconds.
+    """
+    if advice_us <= 0:
+        return ()
+    over = sorted(((cost.compute_us - ideal, cost) for cost, ideal in layers), key=lambda pair: -pair[0])
+    chosen = [(excess, cost) for excess, cost in over if excess > advice_us]
+    found = [
+        f"Advice: layer {cost.name} ({cost.op}) computes for {time_text(cost.compute_us)}, {time_text(excess)} over "
+        f"the ideal; padding adds {cost.aligned_bytes / max(1, cost.bytes) - 1:.0%} to its output."
+        for excess, cost in chosen[:_MOST_LAYERS]
+    ]
+    if len(chosen) > _MOST_LAYERS:
+        found.append(f"Advice: {len(chosen) - _MOST_LAYERS} more layers exceed the ideal by {time_text(advice_us)}.")
+    return tuple(found)

@@ -52,9 +52,12 @@ class Attribution:
             total[resource] += us
         return total
 
-    def of_layer(self, layer: int) -> dict[Resource, float]:
-        """Microseconds per resource of one layer, only those it has."""
-        return {r: us for (number, r), us in self.us.items() if number == layer}
+    def by_layer(self) -> dict[int, dict[Resource, float]]:
+        """Microseconds per layer number (or `NO_LAYER`) and resource, only what is not zero."""
+        found: dict[int, dict[Resource, float]] = {}
+        for (number, resource), us in self.us.items():
+            found.setdefault(number, {})[resource] = us
+        return found
 
 
 def attribute_latency(program: Program, target: Target, line: Timeline) -> Attribution:

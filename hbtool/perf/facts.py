@@ -96,6 +96,7 @@ class ModelFact:
         frames_per_run: images per run (batch of the first image input, else 1).
         debug: whether per-layer performance was asked for.
         layer_out_dump: whether the configuration keeps every layer's output.
+        advice_us: name the layers whose computing cost exceeds the ideal by this much; 0 for none.
     """
 
     name: str
@@ -107,3 +108,4 @@ class ModelFact:
     frames_per_run: int = 1
     debug: bool = True
     layer_out_dump: bool = False
+    advice_us: float = 0.0

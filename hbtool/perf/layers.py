@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hbtool.artifact.program import LayerInfo, Program
-from hbtool.perf.critical import RESOURCE_NAMES, Attribution
+from hbtool.perf.critical import RESOURCE_NAMES, Attribution, Resource
 from hbtool.perf.timeline import Timeline
 from hbtool.target.target import Target
 
@@ -59,6 +60,7 @@ class LayerCost:
 def layer_costs(program: Program, target: Target, line: Timeline, parts: Attribution) -> tuple[LayerCost, ...]:
     """The cost of every layer, in the program's order."""
     sums = [_Sum() for _ in program.layers]
+    own = parts.by_layer()
     for number, i in enumerate(program.instructions):
         total = sums[i.layer]
         total.first_us = min(total.first_us, line.start_us[number])
@@ -67,7 +69,9 @@ def layer_costs(program: Program, target: Target, line: Timeline, parts: Attribu
         total.stored_bytes += i.job.stored_bytes
         if i.job.unit != "dma":
             total.core_us[i.core] = total.core_us.get(i.core, 0.0) + target.us(target.cycles(i.job))
-    return tuple(_cost(number, info, sums[number], target, parts) for number, info in enumerate(program.layers))
+    return tuple(
+        _cost(number, info, sums[number], target, own.get(number, {})) for number, info in enumerate(program.layers)
+    )
 
 
 class _Sum:
@@ -77,9 +81,8 @@ class _Sum:
         self.core_us: dict[int, float] = {}
 
 
-def _cost(number: int, info: LayerInfo, total: _Sum, target: Target, parts: Attribution) -> LayerCost:
+def _cost(number: int, info: LayerInfo, total: _Sum, target: Target, own: Mapping[Resource, float]) -> LayerCost:
     runs = total.first_us <= total.last_us
-    own = parts.of_layer(number)
     limit = RESOURCE_NAMES[max(own, key=lambda r: own[r])] if own else HIDDEN if runs else FREE
     return LayerCost(
         number,

@@ -34,6 +34,7 @@ compiler_parameters:
   optimize_level: {level}
   debug: {debug}
   core_num: {cores}
+  advice: {advice}
 """
 
 
@@ -68,10 +69,19 @@ def _write_model(folder: Path) -> None:
 
 
 def _build(
-    folder: Path, name: str, *, march: str = "bayes-e", level: str = "O2", debug: bool = True, cores: int = 1
+    folder: Path,
+    name: str,
+    *,
+    march: str = "bayes-e",
+    level: str = "O2",
+    debug: bool = True,
+    cores: int = 1,
+    advice: int = 0,
 ) -> Artifact:
     config = folder / f"{name}.yaml"
-    config.write_text(CONFIG.format(name=name, march=march, level=level, debug=str(debug).lower(), cores=cores))
+    config.write_text(
+        CONFIG.format(name=name, march=march, level=level, debug=str(debug).lower(), cores=cores, advice=advice)
+    )
     return makertbin(load_config(config)).artifact
 
 
@@ -82,7 +92,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     _write_model(folder)
     return {
         "good": _build(folder, "good"),
-        "slow": _build(folder, "slow", level="O0", debug=False),
+        "slow": _build(folder, "slow", level="O0", debug=False, advice=1),
         "two": _build(folder, "two", march="bernoulli2", cores=2),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 from made_up import chain, load, matrix, model, program, step, store
@@ -96,8 +97,8 @@ def test_a_transfer_that_waits_for_the_memory_is_not_blamed_for_the_wait(machine
     one = program([step("load", 0, load(big)), step("load", 1, load(small)), step("matrix", 1, matrix(8), 1)],
                   ["big", "small"], machine)  # fmt: skip
     parts = attribute_latency(one, machine, timeline(one, machine))
-    assert parts.of_layer(0)["load"] == pytest.approx(big / machine.ddr_bytes_per_second * 1e6)
-    assert parts.of_layer(1)["load"] == pytest.approx(small / machine.ddr_bytes_per_second * 1e6)
+    assert parts.by_layer()[0]["load"] == pytest.approx(big / machine.ddr_bytes_per_second * 1e6)
+    assert parts.by_layer()[1]["load"] == pytest.approx(small / machine.ddr_bytes_per_second * 1e6)
 
 
 def test_a_layer_behind_others_is_hidden(machine: Target) -> None:
@@ -132,3 +133,29 @@ def test_a_program_without_instructions_costs_nothing(machine: Target) -> None:
     report = make_report(model(program([], ["idle"], machine), machine))
     assert report.latency_us == report.frames_per_second == report.utilisation == 0
     assert interval_curves(program([], ["idle"], machine), machine, report.segments[0].line).number == 1
+
+
+def test_advice_names_layers_far_from_the_ideal(reports: dict[str, Report]) -> None:
+    advice = [w for w in reports["slow"].warnings if w.startswith("Advice")]
+    slow = [
+        layer
+        for s in reports["slow"].segments
+        for layer in s.layers
+        if layer.compute_us - layer.ops / peak_ops(reports["slow"].target, 1, 1.0) > 1
+    ]
+    assert len(advice) == len(slow) > 0
+    assert all(any(layer.name in text for text in advice) for layer in slow)
+    assert not any(w.startswith("Advice") for w in reports["good"].warnings)
+
+
+def test_a_deep_model_takes_time_in_proportion(machine: Target) -> None:
+    """Ten times the layers, at most twenty times the time (a square would be a hundred)."""
+
+    def seconds(layers: int) -> float:
+        fact = model(chain(layers, machine), machine)
+        since = time.process_time()
+        make_report(fact)
+        return time.process_time() - since
+
+    seconds(100)
+    assert seconds(20_000) < 20 * max(seconds(2_000), 0.02)
