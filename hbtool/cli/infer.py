@@ -80,7 +80,7 @@ def _dump_layers(
     files = {node: Path(file) for node, file in image_file}
     dumps = dump_layers(load_config(config), model_file, files, folder, layouts)
     if as_json:
-        print_json([{"layer": d.layer, "value": d.value, "file": str(d.path), "shape": list(d.shape)} for d in dumps])
+        print_json([{"layer": d.layer, "file": str(d.path), "shape": list(d.shape)} for d in dumps])
         return
     rows = [(d.layer, "x".join(map(str, d.shape)), d.path.name) for d in dumps]
     print_result(text_table(f"Layers of {model_file.name} in {folder}", ("Layer", "Shape", "File (float32)"), rows))

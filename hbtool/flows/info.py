@@ -120,7 +120,6 @@ def _input(entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "std_value": "std",
         "cal_data_dir": "cal_data_dir",
         "cal_data_type": "cal_data_type",
-        "input_source": "source",
         "input_batch": "batch",
     }
     for label, key in keys.items():

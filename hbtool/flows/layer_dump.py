@@ -34,14 +34,12 @@ class LayerDump:
     """One layer's output.
 
     Attributes:
-        layer: node name (or the input's or output's).
-        value: name of the value.
+        layer: name of the float value it holds, the same in every stage.
         path: the file: raw float32, C order.
         shape: its shape.
     """
 
     layer: str
-    value: str
     path: Path
     shape: tuple[int, ...]
 
@@ -75,7 +73,8 @@ def dump_layers(
         if value.name not in known:
             model.graph.outputs.append(value)
             known.add(value.name)
-    session = make_session(model)
+    # onnxruntime's optimizer trips over Q/DQ graphs whose inner values are outputs; one sample needs no speed.
+    session = make_session(model, optimize=False)
     names = [graph.value_name(v) for v in values]
     results = dict(zip(names, session.run(names, feeds), strict=True))
     dumps, taken = [], set()
@@ -87,7 +86,7 @@ def dump_layers(
         taken.add(stem)
         path = folder / f"{stem}_float.bin"
         write_bytes(path, np.ascontiguousarray(real, np.float32).tobytes())
-        dumps.append(LayerDump(layer, graph.value_name(value), path, real.shape))
+        dumps.append(LayerDump(layer, path, real.shape))
     return tuple(dumps)
 
 
@@ -147,8 +146,7 @@ def _layers(model: ir.Model) -> dict[ir.Value, str]:
             stands_for = meta.float_value(value)
             if quantized and stands_for is None and not meta.is_placed(node) and not value.is_graph_output():
                 continue  # a step inside an integer operator
-            layer = stands_for or (graph.node_name(node) if len(node.outputs) == 1 else value.name)
-            found[value] = layer
+            found[value] = stands_for or value.name
     if not found:
         raise ModelError("no layer of the model has a known shape", hint="Name a stage file that makertbin wrote.")
     return found

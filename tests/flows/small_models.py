@@ -78,7 +78,7 @@ def _to_nchw(b: _Builder, need: InputNeed) -> tuple[str, tuple[int, int, int, in
 
 
 def save_small_model(needs: Sequence[InputNeed], path: Path) -> Path:
-    """Per input Conv - Relu - Conv - pooling, then a joint, a 1x1 convolution, Reshape and Softmax."""
+    """Per input Conv - Relu - Conv - pooling, then a joint and two heads: Conv - Reshape, Conv - Reshape - Softmax."""
     b = _Builder()
     branches = []
     for need in needs:
@@ -93,7 +93,8 @@ def save_small_model(needs: Sequence[InputNeed], path: Path) -> Path:
     head = b.node("Conv", joint, b.weights(10, 6 * len(branches), 1, 1), b.weights(10), kernel_shape=[1, 1])
     batch = needs[0].shape[0] if needs[0].shape and len(needs[0].shape) == 4 else 1
     flat = b.node("Reshape", head, b.const(np.asarray([batch, 10], np.int64)))
-    soft = b.node("Softmax", flat, axis=-1)
+    other = b.node("Conv", joint, b.weights(10, 6 * len(branches), 1, 1), b.weights(10), kernel_shape=[1, 1])
+    soft = b.node("Softmax", b.node("Reshape", other, b.const(np.asarray([batch, 10], np.int64))), axis=-1)
     proto = helper.make_model(
         helper.make_graph(
             b.nodes,
