@@ -18,6 +18,7 @@ from hbtool.passes.fuse_layer_norm import fuse_layer_norm
 from hbtool.passes.gather_to_slice import gather_to_slice
 from hbtool.passes.matmul_to_gemm import matmul_to_gemm
 from hbtool.passes.merge_equal_nodes import merge_equal_nodes
+from hbtool.passes.merge_reduced_axes import merge_reduced_axes
 from hbtool.passes.merge_transposes import merge_transposes
 from hbtool.passes.pool_to_2d import pool_to_2d
 from hbtool.passes.remove_expands import remove_expands
@@ -43,6 +44,7 @@ REWRITES: tuple[Callable[[ir.Model], bool], ...] = (
     gather_to_slice,
     unify_arithmetic,
     unify_pooling,
+    merge_reduced_axes,
     unify_products,
     # Into the weights.
     fold_affine,

@@ -10,6 +10,7 @@ from hbtool.ir import graph
 from hbtool.passes.fold_affine_forward import fold_affine_forward
 from hbtool.passes.fuse_layer_norm import fuse_layer_norm
 from hbtool.passes.matmul_to_gemm import matmul_to_gemm
+from hbtool.passes.merge_reduced_axes import merge_reduced_axes
 from hbtool.passes.unify_arithmetic import unify_arithmetic
 from hbtool.passes.unify_products import unify_products
 
@@ -107,6 +108,33 @@ CASES: list[tuple[Rewrite, Case]] = [
             "a reciprocal with two readers",
             "g (float[3] x, float[3] z) => (float[3] y) { a = Reciprocal(z) b = Mul(x, a) y = Add(a, b) }",
             "Reciprocal Mul Add",
+        ),
+    ),
+    (
+        merge_reduced_axes,
+        Case(
+            "height and width of NHWC",
+            "g (float[1,4,5,3] x) => (float[1,3] y) { y = ReduceMean<keepdims=0>(x, axes) }",
+            "Reshape ReduceMean",
+            {"axes": integers(1, 2)},
+        ),
+    ),
+    (
+        merge_reduced_axes,
+        Case(
+            "axes that stay",
+            "g (float[1,4,5,3] x) => (float[1,1,1,3] y) { y = ReduceMax(x, axes) }",
+            "Reshape ReduceMax Reshape",
+            {"axes": integers(1, 2)},
+        ),
+    ),
+    (
+        merge_reduced_axes,
+        Case(
+            "axes apart",
+            "g (float[1,4,5,3] x) => (float[1,1,5,1] y) { y = ReduceSum(x, axes) }",
+            "ReduceSum",
+            {"axes": integers(1, 3)},
         ),
     ),
     (
