@@ -12,6 +12,7 @@ from hbtool.config.paths import ResolvedPaths, check_files
 from hbtool.config.schema import LoadedConfig
 from hbtool.errors import ConfigError, UnsupportedError
 from hbtool.flows.inputs import input_specs, insert_inputs, model_facts, open_dataset
+from hbtool.flows.no_effect import without_effect
 from hbtool.flows.talk import Talk
 from hbtool.ir.load import prepare_model, read_proto
 from hbtool.ops.op import Family
@@ -85,6 +86,8 @@ def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False
     check = check_against_model(loaded, facts)
     for note in (*loaded.warnings, *check.warnings):
         (talk.warn if note.loud else talk.info)(str(note))
+    for line in without_effect(loaded):
+        talk.info(line)
     model = prepare_model(proto, str(paths.onnx_model), {c.name: c.shape for c in check.inputs})
     cut_outputs(model, check.output_nodes)
     calibration = loaded.calibration_parameters

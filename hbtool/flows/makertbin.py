@@ -15,6 +15,7 @@ from hbtool.config.inputs import InputConfig
 from hbtool.config.schema import LoadedConfig
 from hbtool.flows.compile_stage import build_artifact, check_ahead, finish_stage, model_sha256
 from hbtool.flows.float_stage import FloatStage, prepare_float
+from hbtool.flows.perf import report_of
 from hbtool.flows.quantize_stage import QuantizeStage, place_stage, quantize_stage
 from hbtool.flows.run_record import write_run_record
 from hbtool.flows.tables import NodeRow, OutputRow, compare, node_table
@@ -23,7 +24,11 @@ from hbtool.ir.save import save_model
 from hbtool.passes.remove_border_nodes import RemovedNode
 from hbtool.passes.settle_int16 import RefusedInt16
 from hbtool.passes.to_qdq import to_qdq
+from hbtool.perf.report import Report
 from hbtool.runtime.artifact import Artifact, save_artifact
+
+ADVICE = "Advice: "
+"""How the sentences begin that compiler_parameters.advice asks for."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ class _Build:
             self._save(stage, "quantized_removed_model", finished.removed_standard)
         self._lap("save")
         artifact = build_artifact(stage, quantized, finished, self.talk)
+        report = report_of(artifact, measure=False)
+        self._tell_cost(report)
         self._lap("compile")
         cosines, outputs = compare(stage.optimized, quantized.quantized.integer, stage.samples[0])
         nodes = node_table(artifact.segments(), cosines)
@@ -133,6 +140,15 @@ class _Build:
         from hbtool.flows.dump_samples import dump_samples
 
         self.files["calibration_data"] = dump_samples(stage.samples, stage.paths.working_dir / "calibration_data")
+
+    def _tell_cost(self, report: Report) -> None:
+        self.talk.info(
+            f"FPS={report.frames_per_second:.2f}, latency = {report.latency_us:.1f} us, DDR = {report.ddr_bytes} bytes "
+            "(BPU only, hbtool's machine model; see hbtool perf)"
+        )
+        for line in report.warnings:
+            if line.startswith(ADVICE):
+                self.talk.warn(line)
 
     def _record(
         self, stage: FloatStage, quantized: QuantizeStage, nodes: tuple[NodeRow, ...], outputs: tuple[OutputRow, ...]

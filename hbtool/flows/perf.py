@@ -69,7 +69,7 @@ def report_of(
     artifact: str | Path | Artifact, talk: Talk | None = None, *, model_name: str | None = None, measure: bool = True
 ) -> Report:
     """The numbers alone; nothing is written."""
-    loaded = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+    loaded = artifact if isinstance(artifact, Artifact) else load_artifact(artifact, model_name)
     if model_name is not None and model_name != loaded.name:
         raise UsageError(f"there is no model {model_name!r} in the artifact", hint=f"It holds {loaded.name!r}.")
     return make_report(model_fact(loaded, talk or Quiet(), measure), REMOVABLE_TYPES)

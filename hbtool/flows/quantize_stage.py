@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -82,14 +83,23 @@ def quantize_stage(stage: FloatStage, placed_stage: PlacedStage, talk: Talk) -> 
         ranged = placed.clone()
         attach_ranges(ranged, {}, options)
         return QuantizeStage(placed, from_ranged(ranged, stage.family, bits), "load", None, refused)
-    flags = stage.loaded.calibration_parameters.optimization
-    job = CalibrationJob(placed, stage.samples, stage.family, bits, options, flags.bias_correction)
-    found = _calibrate(job, stage.loaded.calibration_parameters, talk)
+    parameters = stage.loaded.calibration_parameters
+    quant = parameters.quant_config
+    correct = parameters.optimization.bias_correction or (
+        quant is not None and quant.whole_model.weight.bias_correction is not None
+    )
+    job = CalibrationJob(placed, stage.samples, stage.family, bits, options, correct)
+    found = _calibrate(job, parameters, talk)
     return QuantizeStage(placed, found.quantized, found.description, found, refused)
 
 
 def _calibrate(job: CalibrationJob, parameters: CalibrationParameters, talk: Talk) -> Calibrated:
+    methods = methods_of_quant_config(parameters)
     with talk.progress("calibrating", len(job.samples)) as progress:
+        if len(methods) > 1:
+            return search(job, methods, progress=progress, say=talk.info)
+        if methods:
+            return calibrate(job, methods[0], progress)
         if parameters.calibration_type == "default":
             return search(job, progress=progress, say=talk.info)
         if parameters.calibration_type == "mix":
@@ -110,3 +120,22 @@ def method_of(parameters: CalibrationParameters) -> Method:
         asymmetric=parameters.optimization.asymmetric,
         per_channel=parameters.per_channel,
     )
+
+
+def methods_of_quant_config(parameters: CalibrationParameters) -> tuple[Method, ...]:
+    """The methods that quant_config's `activation` names: empty for none, several for a search over them."""
+    quant = parameters.quant_config
+    activation = quant.whole_model.activation if quant is not None else None
+    if activation is None or not (
+        activation.calibration_type or activation.max_percentile or activation.per_channel or activation.asymmetric
+    ):
+        return ()
+    kinds = activation.calibration_type or (("kl",) if parameters.calibration_type == "kl" else ("max",))
+    percentiles = activation.max_percentile or (parameters.max_percentile,)
+    found = []
+    for kind, percentile, channel, shifted in itertools.product(
+        kinds, percentiles, activation.per_channel or (False,), activation.asymmetric or (False,)
+    ):
+        given = parameters.model_copy(update={"calibration_type": kind, "max_percentile": percentile})
+        found.append(replace(method_of(given), per_channel=channel, asymmetric=shifted))
+    return tuple(dict.fromkeys(found))
