@@ -98,7 +98,8 @@ class CalibrationParameters(Section):
             "Flags: set_model_output_int8 and set_model_output_int16 (type of the outputs instead of high precision); "
             "set_{Kind}_{input|output}_{int8|int16} for every node of an ONNX op type, exact spelling; "
             "set_all_nodes_int16; asymmetric; bias_correction; equalize (hbtool's own: even out channels between "
-            "convolutions); lstm_batch_last; run_fast (random data, no accuracy). bernoulli2 knows set_model_output_int8 only.",
+            "convolutions); lstm_batch_last; run_fast (random data, no accuracy). bernoulli2 knows "
+            "set_model_output_int8 only.",
             default_text="none",
         ),
     ] = OptimizationFlags()
