@@ -56,10 +56,9 @@ def summary() -> list[str]:
     for op, types in operators():
         count = {t: sum(s.op_type == t for s in op.samples()) for t in types}
         for op_type in types:
-            devices = " | ".join(device(op, op_type, f) for f in FAMILIES)
-            rows[op_type] = (
-                f"| [{op_type}](#{anchor(types)}) | {devices} | {'passive' if op.passive else ''} | {count[op_type] or ''} |"
-            )
+            cells = [f"[{op_type}](#{anchor(types)})", *(device(op, op_type, f) for f in FAMILIES)]
+            cells += ["passive" if op.passive else "", str(count[op_type])]
+            rows[op_type] = f"| {' | '.join(cells)} |"
     head = f"| operator | {' | '.join(FAMILIES)} | | samples |"
     return [head, "|---|" + "---|" * (len(FAMILIES) + 1) + "---:|", *(rows[name] for name in sorted(rows))]
 
@@ -105,7 +104,16 @@ def section(op: FloatOp, types: list[str]) -> list[str]:
 def page() -> str:
     """The whole page."""
     limits = [line for c in GENERAL for line in condition(c, list(FAMILIES))]
-    lines = [INTRO, "## Where they run", "", *summary(), "", "## General limits", "", "The BPU needs, of all feature maps:"]
+    lines = [
+        INTRO,
+        "## Where they run",
+        "",
+        *summary(),
+        "",
+        "## General limits",
+        "",
+        "The BPU needs, of all feature maps:",
+    ]
     lines += ["", *limits, "", "## Rules and conditions", ""]
     for op, types in operators():
         lines += section(op, types)
@@ -114,4 +122,3 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-

@@ -29,6 +29,7 @@ import hbtool.ops  # noqa: F401 - registers the operators
 from hbtool.errors import HbError
 from hbtool.ir import graph, meta
 from hbtool.ir.load import prepare_model
+from hbtool.ir.onnx_session import make_session
 from hbtool.numerics import qtype
 from hbtool.numerics.ranges import Range
 from hbtool.ops.op import Family, float_op, is_integer
@@ -37,7 +38,6 @@ from hbtool.passes.fuse_clamps import fuse_clamps
 from hbtool.passes.lower_to_integer import lower_to_integer
 from hbtool.passes.place import PlacementRequest, place
 from hbtool.passes.to_standard_onnx import to_standard_onnx
-from hbtool.ir.onnx_session import make_session
 from hbtool.runtime.reference import run_reference
 
 OLDEST_OPSET = 10

@@ -56,9 +56,9 @@ class Add(IntegerOp):
         left, right = x[0], x[1]
         assert left is not None and right is not None
         y_type = int_type(a.y_type)
-        narrow = left.type is right.type is y_type is INT8
+        narrow = left.type is right.type is INT8 and y_type is not INT32
         # QLinearAdd adds the zero point before it rounds: the same only where that keeps even numbers even.
-        if narrow and a.a_ratio > 0 and a.b_ratio > 0 and a.y_zero_point % 2 == 0:
+        if narrow and y_type is INT8 and a.a_ratio > 0 and a.b_ratio > 0 and a.y_zero_point % 2 == 0:
             y = b.op(
                 "QLinearAdd",
                 b.value(left),
@@ -75,7 +75,7 @@ class Add(IntegerOp):
             # Products of 9-bit differences and 14-bit ratios, and their sum, are exact in float32.
             first = b.op("Mul", b.as_float(left, a.a_zero_point), b.const(a.a_ratio, np.float32))
             second = b.op("Mul", b.as_float(right, a.b_zero_point), b.const(a.b_ratio, np.float32))
-            y = b.from_float(b.op("Add", first, second), INT8, a.y_zero_point)
+            y = b.from_float(b.op("Add", first, second), y_type, a.y_zero_point)
         else:
             terms = [
                 self._term(b, operand, zero_point, ratio)

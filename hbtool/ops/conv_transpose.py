@@ -14,6 +14,7 @@ from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
 from hbtool.ops.accumulator import exact_convolutions, finish, finish_onnx
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.interleave import interleave
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
 from hbtool.ops.op import Box, IntegerOp, Sample, Tile, Work, constraint
@@ -114,14 +115,9 @@ class ConvTranspose(IntegerOp):
     def _interleave(b: OnnxBuilder, a: Any, y: ir.Value, lead: tuple[int, int], counts: Sequence[int]) -> ir.Value:
         """[N, M * phases, *counts] -> [N, M, *sizes]."""
         rank = len(counts)
-        if graph.elements(a.strides) > 1:
-            order = [0, 1]
-            for i in range(rank):
-                order += [2 + rank + i, 2 + i]
-            y = b.op("Transpose", b.reshape(y, (*lead, *a.strides, *counts)), perm=order)
-            y = b.reshape(y, (*lead, *(n * s for n, s in zip(counts, a.strides, strict=True))))
-        sizes = tuple(n * s for n, s in zip(counts, a.strides, strict=True))
-        if (sizes, (0,) * rank) == (a.sizes, a.crops):
+        y, sizes = interleave(b, y, lead[0] * lead[1], a.strides, counts)
+        y = b.reshape(y, (*lead, *sizes[1:]))
+        if (sizes[1:], (0,) * rank) == (a.sizes, a.crops):
             return y
         stops = [crop + size for crop, size in zip(a.crops, a.sizes, strict=True)]
         lists = (a.crops, stops, range(2, 2 + rank))

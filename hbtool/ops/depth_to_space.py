@@ -11,9 +11,10 @@ import onnx_ir as ir
 
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
-from hbtool.numerics.qtype import INT8, IntType
+from hbtool.numerics.qtype import IntType
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
+from hbtool.ops.interleave import interleave, separate
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
 from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
@@ -44,10 +45,17 @@ class Blocks(IntegerOp):
     ) -> Sequence[ir.Value]:
         operand = x[0]
         assert operand is not None
-        if a.mode != "space" and operand.type is not INT8:
-            return [b.op("DepthToSpace", b.value(operand), blocksize=a.block, mode=a.mode)]
-        inner, perm, out = _permutation(operand.shape, a)
-        return [b.reshape(b.op("Transpose", b.reshape(b.value(operand), inner), perm=perm), out)]
+        n, c, h, w = operand.shape
+        s = a.block
+        if a.mode == "space":
+            phases = separate(b, b.value(operand), n * c, s, (h, w))
+            swapped = b.op("Transpose", b.reshape(phases, (n, c, s * s, -1)), perm=[0, 2, 1, 3])
+            return [b.reshape(swapped, (n, c * s * s, h // s, w // s))]
+        y, channels = b.value(operand), c // (s * s)
+        if a.mode == "DCR":
+            y = b.op("Transpose", b.reshape(y, (n, s * s, channels, h * w)), perm=[0, 2, 1, 3])
+        y, _ = interleave(b, y, n * channels, (s, s), (h, w))
+        return [b.reshape(y, (n, channels, h * s, w * s))]
 
     def tile(  # noqa: D102
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box

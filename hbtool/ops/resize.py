@@ -39,6 +39,13 @@ class SelectRows(IntegerOp):
         operand, rows, columns = (o for o in x if o is not None)
         rank = len(operand.shape)
         y = b.value(operand)
+        factors = [_whole_factor(i.constant(), n) for i, n in ((rows, operand.shape[-2]), (columns, operand.shape[-1]))]
+        if rank == 4 and all(factors) and max(factors) > 1:
+            # Whole factors: onnxruntime's Resize copies rows, twenty times faster than two Gathers.
+            scales = b.const(np.asarray([1, 1, *factors], np.float32))
+            where = {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+            attributes: dict[str, Any] = {"mode": "nearest", **where}
+            return [b.op("Resize", y, None, scales, **attributes)]
         for index, axis in ((rows, rank - 2), (columns, rank - 1)):
             if not np.array_equal(index.constant(), np.arange(operand.shape[axis])):
                 y = b.op("Gather", y, b.const(index.constant()), axis=axis)
@@ -51,6 +58,12 @@ class SelectRows(IntegerOp):
         assert x is not None
         # Which input rows an output row takes is in the index lists, not in the shapes: all of them.
         return Tile(((*box[:-2], (0, x[-2]), (0, x[-1])), (box[-2],), (box[-1],)), a)
+
+
+def _whole_factor(index: np.ndarray, size: int) -> int:
+    """k where the index repeats every one of `size` positions k times in order, else 0."""
+    factor = len(index) // size
+    return factor if np.array_equal(index, np.repeat(np.arange(size), factor)) else 0
 
 
 @dataclass(frozen=True)
