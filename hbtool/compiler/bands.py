@@ -276,7 +276,8 @@ class _Attempt:
         for _, todo in tasks:
             for task in todo:
                 if self.keys[task.out] is None or not self._internal(task.out):
-                    self.r.note_written(task.out, task.box, at_home=self.keys[task.out] is not None)
+                    stored = self.keys[task.out] is not None or self.runner.stored_at_once(task.out)
+                    self.r.note_written(task.out, task.box, at_home=stored)
 
     def _internal(self, tensor: Tensor) -> bool:
         return isinstance(self.keys[tensor], Storage)

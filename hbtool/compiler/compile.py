@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import onnx_ir as ir
 
 from hbtool.artifact.program import LayerInfo, Program, SegmentProgram
@@ -18,7 +21,16 @@ from hbtool.compiler.segments import Segment, split_segments
 from hbtool.compiler.tile import copy_task, layer_task
 from hbtool.errors import CompileError
 from hbtool.ops.op import whole
+from hbtool.perf.timeline import timeline
 from hbtool.target.target import Target
+
+WORTH_PROCESSES = 1500
+"""Layers times plans from which starting processes pays."""
+
+CALL_PART = 0.5
+"""A call ends once its busiest engine has taken this part of the limit; the rest is waiting and the next layer."""
+
+MOST_RETRIES = 4
 
 
 def compile_model(model: ir.Model, target: Target, options: CompileOptions) -> tuple[SegmentProgram, ...]:
@@ -28,7 +40,7 @@ def compile_model(model: ir.Model, target: Target, options: CompileOptions) -> t
         CompileError: a node cannot be placed.
     """
     segments = [s for s in split_segments(model) if s.device == "BPU"]
-    return tuple(compile_segment(model, s, target, options) for s in segments)
+    return _compile([_checked(s, target, options) for s in segments], target, options)
 
 
 def compile_segment(model: ir.Model, segment: Segment, target: Target, options: CompileOptions) -> SegmentProgram:
@@ -37,18 +49,83 @@ def compile_segment(model: ir.Model, segment: Segment, target: Target, options: 
     Raises:
         CompileError: a node cannot be placed, or more cores are asked for than the target has.
     """
+    return _compile([_checked(segment, target, options)], target, options)[0]
+
+
+def _checked(segment: Segment, target: Target, options: CompileOptions) -> Net:
     if not 1 <= options.core_num <= target.cores:
         raise CompileError(
             f"core_num is {options.core_num}, {target.march} has {target.cores}",
             where=segment.name,
             hint="Lower core_num in compiler_parameters.",
         )
-    return _Compilation(read_net(segment), target, options).run()
+    return read_net(segment)
+
+
+# --------------------------------------------------------------------------------------------------------------- plans
+
+
+def _plans(options: CompileOptions) -> list[FuseOptions | None]:
+    """What is tried: how readily layers are run in bands (None: never)."""
+    if options.level < 2:
+        return [None]
+    weight = 1.0 + 3.0 * (1.0 - options.latency_weight)
+    usual = FuseOptions(traffic_weight=weight)
+    if options.level == 2:
+        return [usual]
+    return [
+        usual,
+        FuseOptions(weight, memory_part=0.5, pressure=0.6),
+        FuseOptions(weight, memory_part=0.9, pressure=0.95),
+        FuseOptions(3 * weight, memory_part=0.6, pressure=0.5),
+        None,
+    ]
+
+
+def _compile(nets: list[Net], target: Target, options: CompileOptions) -> tuple[SegmentProgram, ...]:
+    """The best program of every net over all plans; `jobs` processes, the same result with any number of them."""
+    plans = _plans(options)
+    tasks = [(net, target, options, plan) for net in nets for plan in plans]
+    work = sum(len(net.layers) for net in nets) * len(plans)
+    jobs = min(options.jobs, len(tasks))
+    if jobs > 1 and work >= WORTH_PROCESSES:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            results = list(pool.map(_attempt, tasks))
+    else:
+        results = [_attempt(task) for task in tasks]
+    best = []
+    for number in range(len(nets)):
+        found = results[number * len(plans) : (number + 1) * len(plans)]
+        best.append(min(enumerate(found), key=lambda item: (item[1][0], item[0]))[1][1])
+    return tuple(best)
+
+
+def _attempt(task: tuple[Net, Target, CompileOptions, FuseOptions | None]) -> tuple[float, SegmentProgram]:
+    """(cost, program) of one plan; function calls are cut shorter until each keeps to its limit."""
+    net, target, options, plan = task
+    limit = float(options.max_time_per_fc)
+    compiled = _Compilation(net, target, options, plan, limit).run()
+    line = timeline(compiled.program, target)
+    for _ in range(MOST_RETRIES if limit else 0):
+        longest = max(line.call_us, default=0.0)
+        if longest <= options.max_time_per_fc:
+            break
+        limit *= 0.7 * options.max_time_per_fc / longest
+        compiled = _Compilation(net, target, options, None, limit).run()
+        line = timeline(compiled.program, target)
+    transfer_us = line.ddr_bytes / target.ddr_bytes_per_second * 1e6
+    weight = options.latency_weight
+    return weight * line.total_us + (1 - weight) * (transfer_us + 1e-3 * line.total_us), compiled
 
 
 class _Compilation:
-    def __init__(self, net: Net, target: Target, options: CompileOptions) -> None:
-        self.net, self.target, self.options = net, target, options
+    """One walk through the layers under one plan."""
+
+    def __init__(
+        self, net: Net, target: Target, options: CompileOptions, plan: FuseOptions | None, call_limit_us: float
+    ) -> None:
+        self.net, self.target, self.options, self.plan = net, target, options, plan
+        self.call_limit_us = call_limit_us
         self.addresses = place_tensors(net, target, share=options.level > 0)
         self.memory = Memory(target.onchip_bytes * options.core_num, target.address_bytes)
         self.emitter = Emitter(options.core_num)
@@ -58,6 +135,7 @@ class _Compilation:
 
     def run(self) -> SegmentProgram:
         for group in self._groups():
+            self._cut_call()
             layers = self.net.layers[group.first : group.last + 1]
             self.residence.layer = group.first
             if group.bands > 1 and self.bands.run(group):
@@ -68,6 +146,7 @@ class _Compilation:
                 self._release(layers[-1])
                 continue
             for layer in layers:
+                self._cut_call()
                 self.residence.layer = layer.number
                 self._layer(layer)
                 self._release(layer)
@@ -85,9 +164,25 @@ class _Compilation:
         return SegmentProgram(program, bytes(self.residence.weights))
 
     def _groups(self) -> list[Group]:
-        if self.options.level < 2:
+        if self.plan is None:
             return [Group(layer.number, layer.number, 1) for layer in self.net.layers]
-        return plan_groups(self.net, self.addresses, self.target, self.memory.size, FuseOptions())
+        return plan_groups(self.net, self.addresses, self.target, self.memory.size, self.plan)
+
+    def _cut_call(self) -> None:
+        """End the function call where its limit is near; nothing stays on chip, another task may run in between."""
+        if not self.call_limit_us:
+            return
+        busy: dict[tuple[str, int], float] = {}
+        for i in self.emitter.instructions[self.emitter.call_start :]:
+            key = (i.engine, i.core)
+            moved = self.target.transfer_cycles(i.job.loaded_bytes + i.job.stored_bytes)
+            busy[key] = busy.get(key, 0.0) + (moved if i.job.unit == "dma" else self.target.cycles(i.job))
+        if self.target.us(max(busy.values(), default=0.0)) < CALL_PART * self.call_limit_us:
+            return
+        for held in self.residence.held.values():
+            if held.slot is not None:
+                self.residence.evict(held)
+        self.emitter.next_call()
 
     def _layer(self, layer: Layer) -> None:
         if layer in self.addresses.free_layers:

@@ -75,7 +75,7 @@ class Emitter:
         self._queue = [-1] * self._engines  # last instruction of each engine
         self._clock: list[list[int]] = []  # instruction -> per engine: last one known to be finished when it is
         self._engine_of: list[int] = []
-        self._call_start = 0
+        self.call_start = 0
 
     def add(
         self,
@@ -132,15 +132,15 @@ class Emitter:
 
     def next_call(self) -> None:
         """Start another function call: everything before it is finished."""
-        if len(self.instructions) > self._call_start:
+        if len(self.instructions) > self.call_start:
             self.call += 1
-            self._call_start = len(self.instructions)
+            self.call_start = len(self.instructions)
 
     def _order(self, lane: int, wanted: dict[int, int], number: int) -> tuple[int, ...]:
         """The dependencies that are not implied; records what is finished when the instruction is."""
         before = self._queue[lane]
         clock = list(self._clock[before]) if before >= 0 else [-1] * self._engines
-        clock = [max(c, self._call_start - 1) for c in clock]
+        clock = [max(c, self.call_start - 1) for c in clock]
         after = []
         for other in sorted(wanted.values(), reverse=True):
             if other <= clock[self._engine_of[other]]:

@@ -84,6 +84,13 @@ class Layer:
         self._types = tuple(INT32 if t is None else _int_type(t.type) for t in self.inputs)
         self.tile = lru_cache(maxsize=256)(self._tile)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "tile"}  # the memory of tiles does not travel
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.tile = lru_cache(maxsize=256)(self._tile)
+
     @property
     def out(self) -> Tensor:
         """The first result."""

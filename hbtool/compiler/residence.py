@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from hbtool.artifact.program import COPY, ON_CHIP, Region
+from hbtool.artifact.program import COPY, ON_CHIP, Region, View
 from hbtool.compiler.addresses import Addresses, Place, Storage
 from hbtool.compiler.allocate import Memory
 from hbtool.compiler.emit import Emitter, Operand, Slot
@@ -67,6 +68,7 @@ class Residence:
         self.output_slots: dict[Tensor, Slot] = {}
         self.weights = bytearray()
         self._constants: dict[Tensor, Slot] = {}
+        self._leaving: set[Held] = set()
         self.layer = 0
         for layer in net.layers:
             for tensor in (*layer.outputs, *(t for _, t in layer.computed)):
@@ -81,10 +83,7 @@ class Residence:
         for tensor in net.outputs:
             if tensor.is_input:
                 continue
-            self.output_slots[tensor] = self._region(tensor, "output")
-            place = addresses.places[tensor]
-            if place.storage.root is tensor:
-                self.of(tensor).home = self.output_slots[tensor]
+            self.output_slots[tensor] = self._output(tensor)
         self.regions.append(Region("weights", "weights", 0))
         self._weights_space = len(self.regions)
 
@@ -97,6 +96,25 @@ class Residence:
         view = slot.view(whole(tensor.shape), tensor.type)
         self.regions.append(Region(tensor.name, kind, layout.bytes, view))  # type: ignore[arg-type]
         return slot
+
+    def _output(self, tensor: Tensor) -> Slot:
+        """The region of a result: the storage's own home where the result is all of it, under whatever strides."""
+        held, place = self.of(tensor), self.place(tensor)
+        if held.home is not None or math.prod(tensor.shape) != math.prod(held.storage.layout.shape):
+            return self._region(tensor, "output")
+        layout = held.storage.layout
+        origin = (0,) * len(layout.shape)
+        space = len(self.regions) + 1
+        held.home = Slot(space, 0, layout.strides, origin, layout.shape, layout.padded)
+        view = View(space, place.offset, tensor.type, tensor.shape, place.strides)
+        self.regions.append(Region(tensor.name, "output", layout.bytes, view))
+        self._leaving.add(held)
+        return held.home
+
+    def leaves(self, tensor: Tensor) -> bool:
+        """Whether what is computed into `tensor` is at once a result of the segment (perhaps under other strides)."""
+        final = all(c in self.addresses.free_layers for c in tensor.consumers)
+        return final and self.of(tensor) in self._leaving
 
     def home(self, held: Held) -> Slot:
         """The DDR region of a storage, made when it is first needed."""

@@ -83,8 +83,7 @@ class TileRunner:
             if not self._demote(task, held, out):
                 self._from_ddr(task, held)
                 break
-        stored = out.slot is None or (task.out in self.r.output_slots and self.r.output_slots[task.out] is out.home)
-        self.r.note_written(task.out, task.box, at_home=stored)
+        self.r.note_written(task.out, task.box, at_home=out.slot is None or self.stored_at_once(task.out))
 
     def _place_operands(self, task: Task, held: list[Held], out: Held) -> None:
         """Bring operands in and reserve the result where that is worth it."""
@@ -328,13 +327,17 @@ class TileRunner:
         """Store a finished box where it has to go: the storage's home, and the region of a graph output."""
         held = self.r.of(tensor)
         region = self.r.output_slots.get(tensor)
-        if region is not None and (region is not held.home or not home):
+        if region is not None and region is not held.home:
             target = Operand(region.view(box, tensor.type), region, box)
             self.r.transfer(result, target, tensor.item_bytes, core)
-            if region is held.home:
-                return
-        if home and (region is held.home or held.last_use > self.r.layer or region is None):
+        needed = home and (held.last_use > self.r.layer or region is None)
+        if needed or self.stored_at_once(tensor):
             self.r.transfer(result, self.r.operand(tensor, box, self.r.home(held)), tensor.item_bytes, core)
+
+    def stored_at_once(self, tensor: Tensor) -> bool:
+        """Whether `put` brings every box of a tensor to its storage's home although it lies on chip."""
+        held = self.r.of(tensor)
+        return held.home is not None and (self.r.output_slots.get(tensor) is held.home or self.r.leaves(tensor))
 
     def _tile_slot(self, tensor: Tensor, box: Box, ring: Ring) -> Slot:
         """A slot of a tile's own size, in the tensor's indices."""
