@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="The model's own folder goes here.",
 )
-@click.option("-m", "--model-name", metavar="NAME", help="The model in the file (an artifact holds one).")
-@click.option("-p", "--packed", is_flag=True, help="Accepted for old command lines; has no effect.")
+@click.option("-m", "--model-name", metavar="NAME", help="Which model of a packed file.")
+@click.option("-p", "--packed", is_flag=True, help="Says that the file is packed; it is seen anyway.")
 @click.option("--no-measure", is_flag=True, help="Do not time CPU parts on this PC.")
 @common_options
 def command(

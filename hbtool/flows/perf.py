@@ -52,12 +52,12 @@ def perf(
         artifact: a file, or an artifact in memory.
         folder: where the model's own folder goes.
         talk: hears what is going on.
-        model_name: the model expected in the file, None for whichever is there.
+        model_name: which model of a packed file, None for the only one.
         measure: time the CPU segments on this PC.
 
     Raises:
         ArtifactError: the file cannot be used.
-        UsageError: the file holds another model than `model_name`.
+        UsageError: the file holds no such model, or several and none was named.
         HbError: the folder cannot be written.
     """
     talk = talk or Quiet()
@@ -70,8 +70,8 @@ def report_of(
 ) -> Report:
     """The numbers alone; nothing is written."""
     loaded = artifact if isinstance(artifact, Artifact) else load_artifact(artifact, model_name)
-    if model_name is not None and model_name != loaded.name:
-        raise UsageError(f"there is no model {model_name!r} in the artifact", hint=f"It holds {loaded.name!r}.")
+    if model_name not in (None, loaded.name):
+        raise UsageError(f"the artifact holds no model called {model_name!r}", hint=f"It holds {loaded.name!r}.")
     return make_report(model_fact(loaded, talk or Quiet(), measure), REMOVABLE_TYPES)
 
 

@@ -192,5 +192,5 @@ def test_what_cannot_be_used_leaves_nothing(
     assert run(["perf", str(tmp_path / "broken.bin"), "-o", str(tmp_path / "out")]) == 1
     assert run(["perf", str(artifact_path), "-m", "other", "-o", str(tmp_path / "out")]) == 2
     assert run(["perf", str(tmp_path / "missing.bin"), "-o", str(tmp_path / "out")]) == 1
-    assert "there is no model 'other'" in capsys.readouterr().err
+    assert "no model called 'other'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
