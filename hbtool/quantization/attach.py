@@ -15,7 +15,9 @@ from hbtool.nn.intrinsic import Fused
 from hbtool.nn.qat import activation, weighted
 from hbtool.ops.op import float_ops
 from hbtool.quantization import torch_ops
+from hbtool.quantization.deployed import Deployment
 from hbtool.quantization.fake_quantize import FakeQuantizeBase
+from hbtool.quantization.lowering import target_of
 from hbtool.quantization.observed import ObservedGraphModule, Preparation, record_inputs
 from hbtool.quantization.selection import ForcedToCpu, QConfigs
 from hbtool.quantization.stubs import is_dequant_stub, is_quant_stub
@@ -77,6 +79,7 @@ class Attacher:
         self.states: dict[fx.Node, State] = {}
         self.wrapped: dict[fx.Node, tuple[fx.Node, State]] = {}
         self.swapped: dict[str, State] = {}
+        self.multiplier_bits = target_of(self.plan.march).multiplier_bits
 
     def run(self) -> None:
         """Decide every node, then compile the graph."""
@@ -179,9 +182,20 @@ class Attacher:
             )
         self._note(node, "BPU", "")
         path = str(node.target)
-        if path not in self.swapped:
+        first = path not in self.swapped
+        if first:
             self.swapped[path] = self._make(node, op, module, qconfig)
+        self._note_scales(node, self.model.get_submodule(path), first)
         return self.swapped[path]
+
+    def _note_scales(self, node: fx.Node, made: nn.Module, first: bool) -> None:
+        """Tell a weighted layer the scales around it; a layer that is called with several input scales has none."""
+        scales = [self.states[n].scale for n in node.args if isinstance(n, fx.Node)]
+        if not isinstance(made, weighted.Weighted) or not scales or scales[0] is None:
+            return
+        plan = Deployment(scales[0], scales[1] if len(scales) > 1 else None, self.multiplier_bits)
+        # In __dict__, not a child: the quantizers belong to their producers.
+        made.__dict__["deployment"] = plan if first or made.deployment == plan else None
 
     def _outside(self, node: fx.Node, op: torch_ops.TorchOp) -> State:
         """An operator whose inputs are all float: pre- or post-processing."""

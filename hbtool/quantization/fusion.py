@@ -46,6 +46,7 @@ def fold_bn(conv: nn.Module, bn: nn.Module) -> None:
     statistics = (bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
     if isinstance(conv, nn.Linear):
         conv.weight, conv.bias = fuse_linear_bn_weights(conv.weight, conv.bias, *statistics)  # type: ignore[arg-type]
+        conv.bias.requires_grad_(conv.weight.requires_grad)
         return
     transposed = isinstance(conv, nn.ConvTranspose2d)
     if transposed and conv.groups != 1:
@@ -55,6 +56,8 @@ def fold_bn(conv: nn.Module, bn: nn.Module) -> None:
             hint="Set its qconfig to None or use groups=1.",
         )
     conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, transposed)  # type: ignore[arg-type]
+    # torch makes a bias that was not there before untrainable; it holds the trainable beta now.
+    conv.bias.requires_grad_(conv.weight.requires_grad)
 
 
 class Fuser:

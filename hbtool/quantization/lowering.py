@@ -49,5 +49,7 @@ def freeze(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Weighted):
             module.absorb_bn()
+        if "exact_mode" in module.__dict__:
+            module.__dict__["exact_mode"].enabled = False
     for quantizer in fake_quantizers(model).values():
         quantizer.set_state(FakeQuantState.VALIDATION)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 import logging
 import warnings
 from collections import Counter
@@ -31,6 +32,7 @@ OPSET = 21
 """The first opset with int16 QuantizeLinear."""
 
 _DOMAIN = "hbtool.export"
+_QUANTIZERS = "hbtool.fake_quantizers"
 _NOISE = ("pkg.torch", "pkg.onnxscript", "namespace")
 
 
@@ -84,6 +86,7 @@ def export(
             module.flags()
     exported = _exported(frozen, tuple(args), input_names, output_names, dynamic_shapes)
     _name(exported)
+    _note_quantizers(exported, frozen)
     _write_qdq(exported)
     _clean(exported)
     return exported
@@ -145,6 +148,38 @@ def _name(model: ir.Model) -> None:
         for index, value in enumerate(node.outputs):
             if id(value) not in outputs:
                 value.name = f"{node.name}_output_{index}"
+
+
+def _note_quantizers(model: ir.Model, source: nn.Module) -> None:
+    """Which value each module's fake quantizer rounds, in the order of the calls: `quantized_values` reads it."""
+    rows = []
+    for node in model.graph:
+        if node.domain != _DOMAIN or node.inputs[0] is None or graph.constant(node.inputs[0]) is not None:
+            continue
+        rows.append((meta.torch_module(node) or "", node.inputs[0].name))
+    calls: Counter[str] = Counter()
+    kept = []
+    for path, name in rows:
+        calls[path] += 1
+        if calls[path] % _values_per_call(source.get_submodule(path)) == 0:
+            kept.append((path, name))
+    model.metadata_props[_QUANTIZERS] = json.dumps(kept)
+
+
+def _values_per_call(module: nn.Module) -> int:
+    """Values that one call of a module rounds; its result is the last."""
+    if isinstance(module, Weighted):
+        # A fused sum rounds its own operand first.
+        return 2 if module.has_add and module.activation_post_process is not None else 1
+    return max(1, sum(isinstance(m, FakeQuantizeBase) for m in module.modules()))
+
+
+def quantized_values(model: ir.Model) -> dict[str, list[str]]:
+    """Path of a QAT module -> names of the float values it gives, one per call; for any later stage of the graph."""
+    found: dict[str, list[str]] = {}
+    for path, name in json.loads(model.metadata_props.get(_QUANTIZERS, "[]")):
+        found.setdefault(path, []).append(name)
+    return found
 
 
 def _write_qdq(model: ir.Model) -> None:

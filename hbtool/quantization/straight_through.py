@@ -70,6 +70,26 @@ class FakeQuantizeFunction(torch.autograd.Function):
         return grad * inside, None, None, None, None, None
 
 
+class Substitute(torch.autograd.Function):
+    """The forward of one tensor with the gradient of another of the same shape."""
+
+    @staticmethod
+    def forward(ctx: Any, float_result: Tensor, exact: Tensor) -> Tensor:
+        """`exact`."""
+        return exact.view_as(exact)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient goes to `float_result`."""
+        return grads[0], None
+
+
+def substitute(float_result: Tensor, exact: Tensor) -> Tensor:
+    """`exact` with the gradient of `float_result`."""
+    out: Tensor = Substitute.apply(float_result, exact)  # type: ignore[no-untyped-call]
+    return out
+
+
 @torch.library.custom_op("hbtool::fake_quantize", mutates_args=())
 def fake_quantize_op(x: Tensor, scale: Tensor, bits: int, quant_min: int, quant_max: int, axis: int) -> Tensor:
     """The same forward as one opaque operator: what `torch.export` and the ONNX exporter see.

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from hbtool.nn.intrinsic import BASES, CLASSES, Clip, Fused
 from hbtool.qat_mode import QATMode, get_qat_mode
+from hbtool.quantization.deployed import SUM_STEPS, Deployment, can_deploy, deployed_forward
 from hbtool.quantization.fake_quantize import FakeQuantizeBase
 from hbtool.quantization.observer import MovingAverageMinMaxObserver
-from hbtool.quantization.straight_through import fake_quantize_op, quantize_dequantize
-
-SUM_STEPS = 64
-"""Steps of a fused sum's int16 operand in one step of its output: too fine to matter, +-512 output steps wide."""
+from hbtool.quantization.straight_through import fake_quantize_op, quantize_dequantize, substitute
 
 
 class Weighted(nn.Module):
@@ -27,6 +25,7 @@ class Weighted(nn.Module):
         has_add, clip: what is fused.
         bn: batch normalization that takes part in training (`with_bn` modes), None where it was absorbed.
         reverse_fold: the weight scale is computed on BN-scaled weights.
+        deployment: the scales around the layer (fx mode), None where they are not known.
     """
 
     has_add = False
@@ -41,6 +40,7 @@ class Weighted(nn.Module):
     preserve_qat_mode = False
     conv_path: str | None = None
     qconfig: Any = None
+    deployment: Deployment | None = None
 
     @classmethod
     def from_float(cls, module: nn.Module, qconfig: Any) -> Weighted:
@@ -72,7 +72,17 @@ class Weighted(nn.Module):
         return shape[0], 0
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """The fused layer; `other` is the second operand of the fused add."""
+        """The fused layer; `other` is the second operand of the fused add.
+
+        In VALIDATION state, where the input's scale is known, the result is the fixed-point model's, bit for bit.
+        """
+        if can_deploy(self, x, other):
+            exact = deployed_forward(self, x, other, self.clip)
+            return substitute(self._fake(x, other), exact) if torch.is_grad_enabled() else exact
+        return self._fake(x, other)
+
+    def _fake(self, x: Tensor, other: Tensor | None) -> Tensor:
+        """The layer in float, fake-quantized."""
         y = self._layer(x)
         post = self.activation_post_process
         if other is not None:
