@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "modify": ("hbtool.cli.modify", "List or remove head and tail nodes of an artifact."),
     "pack": ("hbtool.cli.pack", "Put several artifacts into one file."),
     "debug": ("hbtool.cli.debug", "Find the nodes that cost a quantized model its accuracy."),
+    "lint": ("hbtool.cli.lint", "Look for the usual mistakes in calibration data and preprocessing."),
     "tune": ("hbtool.cli.tune", "Find the smallest changes that reach an accuracy, with their price."),
     "doctor": ("hbtool.cli.doctor", "Say whether this computer is fit for hbtool, and try the whole road."),
     "ops": ("hbtool.cli.ops", "List what the BPU of a march takes."),

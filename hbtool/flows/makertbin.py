@@ -16,6 +16,7 @@ from hbtool.config.schema import LoadedConfig
 from hbtool.flows.compile_stage import build_artifact, check_ahead, finish_stage, model_sha256
 from hbtool.flows.float_stage import FloatStage, prepare_float
 from hbtool.flows.perf import report_of
+from hbtool.flows.lint_data import quick_remarks
 from hbtool.flows.quantize_stage import QuantizeStage, place_stage, quantize_stage
 from hbtool.flows.run_record import write_run_record
 from hbtool.flows.tables import NodeRow, OutputRow, compare, node_table
@@ -80,6 +81,8 @@ class _Build:
 
     def run(self) -> BuildResult:
         stage = prepare_float(self.loaded, self.talk)
+        for remark in quick_remarks(stage):
+            self.talk.warn(str(remark))
         placed = place_stage(stage, self.talk)
         check_ahead(stage)
         self._lap("prepare")

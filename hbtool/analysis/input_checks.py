@@ -1,0 +1,173 @@
+"""Signs that samples are not what the model was trained on: from the data alone, and from the model's first layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from hbtool.analysis.readout import Readout
+from hbtool.calibration.instrument import Sample
+from hbtool.ir import graph
+
+Array = NDArray[np.generic]
+_NORMALIZING = ("Sub", "Add", "Mul", "Div", "BatchNormalization")
+_PASSING = ("Cast", "Transpose", "Identity", "Reshape", "Pad")
+_TOO_STRONG, _TOO_WEAK = 30.0, 0.005
+_SMOOTHER = 0.5
+_MORE_CONFIDENT = 0.04
+_IMAGENET_RGB = np.array([123.675, 116.28, 103.53])
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One suspicion.
+
+    Attributes:
+        input: which input.
+        check: short name of the check.
+        text: what was seen.
+        hint: what to do.
+    """
+
+    input: str
+    check: str
+    text: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"input {self.input!r}: {self.text} {self.hint}"
+
+
+def constant_samples(name: str, samples: Sequence[tuple[str, Array]]) -> Iterator[Remark]:
+    """Samples that hold one value only, and samples that are there twice."""
+    for file, array in samples:
+        if array.size > 1 and np.min(array) == np.max(array):
+            yield Remark(name, "constant", f"{file} holds nothing but {float(np.min(array)):g}.", "Take it out.")
+    seen: dict[bytes, str] = {}
+    for file, array in samples:
+        other = seen.setdefault(np.ascontiguousarray(array).tobytes(), file)
+        if other != file:
+            yield Remark(name, "duplicate", f"{file} is the same as {other}.", "Take one out; it counts twice.")
+
+
+def wrong_layout(name: str, samples: Sequence[tuple[str, Array]], layout: str) -> Iterator[Remark]:
+    """Pictures are smooth along their width; read in the wrong layout they are not."""
+    pairs = [(_roughness(a, layout), _roughness(_other_layout(a, layout), _other(layout))) for _, a in samples]
+    if not pairs:
+        return
+    as_read, other_way = (float(np.median(x)) for x in zip(*pairs, strict=True))
+    if as_read > 0 and other_way < _SMOOTHER * as_read:
+        text = f"the samples look like {_other(layout)}, but are read as {layout} (neighbouring pixels differ "
+        text += f"{as_read / max(other_way, 1e-9):.1f} times as much that way)."
+        yield Remark(name, "layout", text, f"Write them as {layout}, or correct input_layout_train.")
+
+
+def _other(layout: str) -> str:
+    return "NHWC" if layout == "NCHW" else "NCHW"
+
+
+def _other_layout(array: Array, layout: str) -> Array:
+    """The same bytes, read in the other layout."""
+    n, *rest = array.shape
+    if layout == "NCHW":
+        c, h, w = rest
+        return array.reshape(n, h, w, c)
+    h, w, c = rest
+    return array.reshape(n, c, h, w)
+
+
+def _roughness(array: Array, layout: str) -> float:
+    """Mean difference of neighbours along the width, in standard deviations."""
+    x = np.asarray(array, np.float64)
+    steps = np.diff(x, axis=3 if layout == "NCHW" else 2)
+    deviation = float(x.std())
+    return float(np.abs(steps).mean()) / deviation if deviation > 0 and steps.size else 0.0
+
+
+def swapped_means(name: str, type_train: str, mean: Sequence[float] | None) -> Iterator[Remark]:
+    """The usual means in the order of the other colour type."""
+    if mean is None or len(mean) != 3 or type_train not in ("rgb", "bgr") or len(set(mean)) == 1:
+        return
+    given = np.asarray(mean, np.float64)
+    usual = _IMAGENET_RGB if type_train == "rgb" else _IMAGENET_RGB[::-1]
+    if np.abs(given - usual[::-1]).max() < 2.5 and np.abs(given - usual).max() > 2.5:
+        other = "bgr" if type_train == "rgb" else "rgb"
+        text = f"mean_value {' '.join(f'{m:g}' for m in mean)} is the usual one for {other}, but input_type_train is "
+        yield Remark(name, "colour order", f"{text}{type_train}.", "Reverse mean_value, or correct input_type_train.")
+
+
+def normalizing_nodes(model: ir.Model, name: str, inserted: str) -> tuple[str, ...]:
+    """Nodes between an input and the first real layer that subtract or scale by constants."""
+    value = next((v for v in model.graph.inputs if v.name == name), None)
+    found: list[str] = []
+    while value is not None:
+        node = graph.sole_consumer(value)
+        if node is None:
+            break
+        own = graph.node_name(node).startswith(inserted)
+        if node.op_type in _NORMALIZING and not own:
+            if not all(v is None or v is value or graph.constant(v) is not None for v in node.inputs):
+                break
+            found.append(graph.node_name(node))
+        elif node.op_type not in _PASSING and not own:
+            break
+        value = node.outputs[0]
+    return tuple(found)
+
+
+def first_layer_strength(model: ir.Model, samples: Sequence[Sample], inserted: str) -> float | None:
+    """Median over the channels of the standard deviation of the first convolution's output."""
+    convs = [n for n in model.graph if n.op_type == "Conv" and not graph.node_name(n).startswith(inserted)]
+    if not convs or not samples:
+        return None
+    output = graph.value_name(convs[0].outputs[0])
+    reader = Readout(model, [output])
+    stacked = np.concatenate([np.asarray(reader.run(s)[output], np.float64) for s in samples])
+    axes = tuple(i for i in range(stacked.ndim) if i != 1)
+    return float(np.median(stacked.std(axis=axes)))
+
+
+def strength_remarks(name: str, strength: float | None) -> Iterator[Remark]:
+    """Outputs of a first layer are of the order of 1 when its inputs are what it was trained on."""
+    if strength is None:
+        return
+    if strength > _TOO_STRONG:
+        text = f"the first convolution answers with values around {strength:.3g}; the input is too large for it."
+        yield Remark(name, "scale", text, "Is mean_value / scale_value missing (0..255 instead of 0..1 or -1..1)?")
+    elif strength < _TOO_WEAK:
+        text = f"the first convolution hardly answers (deviation {strength:.3g}); the input is too small for it."
+        yield Remark(name, "scale", text, "Is the data scaled twice (0..1 data and scale_value 1/255)?")
+
+
+def confidence(model: ir.Model, samples: Sequence[Sample]) -> float | None:
+    """Mean of the largest class probability; None where the model is no classifier."""
+    outputs = [v for v in model.graph.outputs if graph.is_float(v)]
+    shape = graph.known_shape(outputs[0]) if len(outputs) == 1 else None
+    if shape is None or graph.elements(shape) != max(shape, default=0) or max(shape) < 10:
+        return None
+    name = graph.value_name(outputs[0])
+    reader = Readout(model, [name])
+    return float(np.mean([_largest_probability(reader.run(s)[name]) for s in samples]))
+
+
+def _largest_probability(scores: Array) -> float:
+    x = np.asarray(scores, np.float64).ravel()
+    if x.min() >= 0 and abs(x.sum() - 1) < 1e-3:
+        return float(x.max())
+    powers = np.exp(x - x.max())
+    return float(1 / powers.sum())
+
+
+def swapped_colours(name: str, as_is: float | None, swapped: float | None, type_train: str) -> Iterator[Remark]:
+    """A classifier that is surer of pictures with red and blue exchanged was trained on those."""
+    if as_is is not None and swapped is not None and swapped > as_is + _MORE_CONFIDENT:
+        other = "bgr" if type_train == "rgb" else "rgb"
+        text = f"with red and blue exchanged the model is surer of its classes ({swapped:.2f} against {as_is:.2f})."
+        yield Remark(
+            name, "colour order", text,
+            f"Was it trained on {other}, or are the files {other}? Correct input_type_train or the data.",
+        )  # fmt: skip
