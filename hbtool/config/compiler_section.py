@@ -14,7 +14,7 @@ from hbtool.config.section import Section
 CompileMode = Literal["latency", "bandwidth", "balance"]
 OptimizeLevel = Literal["O0", "O1", "O2", "O3"]
 CacheMode = Literal["disable", "enable", "force_overwrite"]
-_NO_CUSTOM_CODE = "hbtool runs no code that a configuration names; unknown operators stay on the CPU"
+_NO_CUSTOM_CODE = "register is the only method"
 
 
 class CompilerParameters(Section):
@@ -129,8 +129,12 @@ class CustomOp(Section):
     ] = None
     op_register_files: Annotated[
         tuple[str, ...],
-        Key(NAMES, "Python files that register CPU implementations.", ignored_on={"all": _NO_CUSTOM_CODE}),
+        Key(
+            NAMES,
+            "ONNX files (.onnx) whose functions say in standard operators what custom operators compute. Python files "
+            "are never executed: they are named in a warning and left out.",
+        ),
     ] = ()
-    custom_op_dir: Annotated[str | None, Key(PATH, "Folder of these files.", ignored_on={"all": _NO_CUSTOM_CODE})] = (
-        None
-    )
+    custom_op_dir: Annotated[
+        str | None, Key(PATH, "Folder of these files.", default_text="the configuration's folder")
+    ] = None

@@ -11,6 +11,7 @@ from hbtool.config.model_check import ModelCheck, ModelFacts, check_against_mode
 from hbtool.config.paths import ResolvedPaths, check_files
 from hbtool.config.schema import LoadedConfig
 from hbtool.errors import ConfigError, UnsupportedError
+from hbtool.flows.custom_ops import add_custom_ops
 from hbtool.flows.inputs import input_specs, insert_inputs, model_facts, open_dataset
 from hbtool.flows.no_effect import without_effect
 from hbtool.flows.talk import Talk
@@ -88,6 +89,7 @@ def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False
         (talk.warn if note.loud else talk.info)(str(note))
     for line in without_effect(loaded):
         talk.info(line)
+    proto = add_custom_ops(proto, loaded, talk)
     model = prepare_model(proto, str(paths.onnx_model), {c.name: c.shape for c in check.inputs})
     cut_outputs(model, check.output_nodes)
     calibration = loaded.calibration_parameters

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx import version_converter
@@ -118,6 +119,18 @@ def read_proto(path: str | Path) -> onnx.ModelProto:
     return proto
 
 
+def read_functions(path: str | Path) -> list[onnx.FunctionProto]:
+    """The functions that an ONNX file defines; it needs no graph.
+
+    Raises:
+        ModelError: not ONNX.
+    """
+    try:
+        return list(onnx.load_model_from_string(Path(path).read_bytes()).functions)
+    except DecodeError as error:
+        raise ModelError("this is not an ONNX file, or it is truncated", where=str(path)) from error
+
+
 def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -208,6 +221,9 @@ def _convert_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), OPSET)
     if version >= OPSET:
         return proto
+    if proto.functions:
+        # The converter would drop the bodies of local functions.
+        proto = onnx.inliner.inline_local_functions(proto)
     try:
         converted: onnx.ModelProto = version_converter.convert_version(proto, OPSET)
     except Exception as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cli_project import Project
 from command_line import Ran, hbtool
-from conftest import Project
 from onnx import TensorProto, helper, numpy_helper
 
 

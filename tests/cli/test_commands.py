@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_project import Project
 from command_line import hbtool
-from conftest import Project
 from PIL import Image
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from conftest import Project
+from cli_project import Project
 
 # Slow enough to be interrupted while calibration runs: every sample is read from a pipe-like wait.
 PROGRAM = """

@@ -138,10 +138,10 @@ def test_set_node_data_type_joins_node_info_which_wins(load: Load) -> None:
 def test_keys_without_effect_say_so_and_never_fail(load: Load) -> None:
     loaded = load(
         strict=True, model__log_level="[1, 2]", model__enable_vpu="perhaps", compiler__ability_entry="{a: 1}",
-        custom_op__custom_op_method="register", custom_op__op_register_files="a.py;b.py", model__march="nash-e",
+        custom_op__custom_op_method="register", model__march="nash-e",
         input__input_layout_rt="anything",
     )  # fmt: skip
-    assert len(loaded.warnings) == 6
+    assert len(loaded.warnings) == 5
     assert all("has no effect" in note.message for note in loaded.warnings)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Build, Listening
+from flow_project import Build, Listening
 
 from hbtool.config import parse_config
 from hbtool.errors import ArtifactError, UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Build, Listening, two_tails
+from flow_project import Build, Listening, two_tails
 
 from hbtool.flows.absorbed import absorbers
 from hbtool.flows.makertbin import BuildResult

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from flow_project import Listening
 
 from hbtool.config import load_config
 from hbtool.errors import ConfigError
@@ -37,24 +38,6 @@ def test_three_segments_with_the_tails_the_document_describes(exported: Path) ->
     tails = [[q.type.name for v in s.outputs if (q := meta.qparams(v)) is not None] for s in segments]
     assert tails == [["int8"], ["int8"], ["int32"]]
     assert verify(result.artifact_path, reference=True).passed
-
-
-class Listening:
-    """Collects warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def info(self, message: str) -> None:
-        pass
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-    def progress(self, label: str, total: int):
-        from hbtool.flows.talk import Quiet
-
-        return Quiet().progress(label, total)
 
 
 def test_a_name_of_the_vendors_exporter_is_a_loud_warning_and_an_error_with_strict(exported: Path) -> None:
