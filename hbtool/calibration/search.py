@@ -3,8 +3,8 @@
 The search observes the samples once and then tries whole-model settings: a method (max, percentile 0.99995, kl,
 mse), symmetric or with zero points, per tensor or per channel. Each is scored by running the *integer* model and
 comparing its outputs with the float model's: the mean over some samples of the smallest cosine similarity of any
-output. It stops at the first setting that reaches 0.995. Where none does, the biases of the best one are corrected,
-which is kept if the score rises.
+output. It stops at the first setting that reaches 0.995. Then the biases of the best one are corrected, which is kept
+if the score rises.
 """
 
 from __future__ import annotations
@@ -35,17 +35,21 @@ GOOD_ENOUGH = 0.995
 SCORED_SAMPLES = 16
 """Samples a setting is scored on."""
 
+ALMOST_PERFECT = 0.9995
+"""Cosine similarity from which on correcting biases is not worth its two passes."""
+
 SEARCH_SPACE: tuple[Method, ...] = (
+    Method("mse", asymmetric=True),
+    Method("percentile", percentile=0.99995, asymmetric=True),
+    Method("max", asymmetric=True),
     Method("max"),
     Method("percentile", percentile=0.99995),
-    Method("max", asymmetric=True),
-    Method("percentile", percentile=0.99995, asymmetric=True),
-    Method("mse", asymmetric=True),
     Method("kl"),
     Method("max", per_channel=True),
     Method("percentile", percentile=0.99995, per_channel=True),
 )
-"""Whole-model settings in the order they are tried: cheap and usual ones first."""
+"""Whole-model settings in the order they are tried. Those that win most often come first, because the search stops at
+the first good one: with `max` first, LPRNet stopped at a cosine of 0.9976 and lost four plates of a hundred."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ def best_setting(
 def correct_if_better(job: CalibrationJob, found: Calibrated, scorer: Scorer, say: Say) -> Calibrated:
     """The setting with corrected biases where that raises the score, or where the user asked for it."""
     score = max(t.score for t in found.trials)
-    if score >= GOOD_ENOUGH and not job.bias_correction:
+    if score >= ALMOST_PERFECT and not job.bias_correction:
         return found
     corrected = with_corrected_biases(job, found)
     trial = Trial(found.method, scorer.score(corrected.quantized), corrected=True)
