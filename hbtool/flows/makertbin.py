@@ -15,8 +15,8 @@ from hbtool.config.inputs import InputConfig
 from hbtool.config.schema import LoadedConfig
 from hbtool.flows.compile_stage import build_artifact, check_ahead, finish_stage, model_sha256
 from hbtool.flows.float_stage import FloatStage, prepare_float
-from hbtool.flows.perf import report_of
 from hbtool.flows.lint_data import quick_remarks
+from hbtool.flows.perf import report_of
 from hbtool.flows.quantize_stage import QuantizeStage, place_stage, quantize_stage
 from hbtool.flows.run_record import write_run_record
 from hbtool.flows.tables import NodeRow, OutputRow, compare, node_table
