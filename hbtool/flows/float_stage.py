@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from hbtool.calibration.dataset import Dataset
+from hbtool.calibration.dataset import Dataset, FolderDataset
+from hbtool.config.inputs import InputConfig
 from hbtool.config.model_check import ModelCheck, ModelFacts, check_against_model
 from hbtool.config.paths import ResolvedPaths, check_files
 from hbtool.config.schema import LoadedConfig
@@ -107,6 +109,7 @@ def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False
     samples = open_dataset(specs, random)
     for remark in () if random else getattr(samples, "remarks", tuple)():
         talk.warn(remark)
+    _tell_inputs(check.inputs, samples, talk)
     original = model.clone()
     if trained:
         read_qdq(model)
@@ -129,3 +132,25 @@ def _target(loaded: LoadedConfig, paths: ResolvedPaths) -> Target:
     except ConfigError as error:
         where = str(loaded.place("model_parameters", "march"))
         raise ConfigError(f"march: {error.message}", where=where, hint=error.hint) from error
+
+
+def _tell_inputs(inputs: Sequence[InputConfig], samples: Dataset, talk: Talk) -> None:
+    """One line per input, before anything long starts: what was understood of it, and its first sample."""
+    files = {f.input_name: f for f in samples.description()} if isinstance(samples, FolderDataset) else {}
+    for config in inputs:
+        shape = "x".join(map(str, config.shape))
+        line = (
+            f"input {config.name}: {shape} {config.layout_train}, trained on {config.type_train}, "
+            f"fed as {config.type_rt} from {config.source}, {config.norm_type}"
+        )
+        for label, numbers in (("mean", config.mean), ("scale", config.scale), ("std", config.std)):
+            if numbers is not None:
+                line += f", {label} {' '.join(f'{n:g}' for n in numbers)}"
+        talk.info(line)
+        if (first := files.get(config.name)) is not None:
+            talk.info(
+                f"  {first.samples} samples ({config.cal_data_type}) in {first.path.parent}, first {first.path.name} "
+                f"(md5 {first.md5})"
+            )
+    if not files:
+        talk.info(f"  calibration data: {len(samples)} random samples, for structure and speed only")

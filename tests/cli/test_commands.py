@@ -32,6 +32,14 @@ def test_makertbin_says_what_it_understood_and_leaves_a_log(built: Project) -> N
     assert row[:2] == ["image", "1x3x16x16"]
     assert {"rgb", "nv12", "pyramid"} <= set(row)
     assert "onnxruntime" in ran.err
+    said = ran.err.splitlines()
+    understood = next(
+        i for i, line in enumerate(said) if line.startswith("input image: 1x3x16x16 NCHW, trained on rgb")
+    )
+    assert "fed as nv12 from pyramid, data_scale, scale 0.0078125" in said[understood]
+    assert "3 samples (float32)" in said[understood + 1]
+    assert "first 0.rgb (md5 " in said[understood + 1]
+    assert understood < next(i for i, line in enumerate(said) if "calibrated_model" in line)
     log = (built.folder / "out" / "hb_mapper_makertbin.log").read_text(encoding="utf-8")
     for expected in ("versions: ", "Dump config", "scale_value", "Model nodes after quantization", "RESULT"):
         assert expected in log
