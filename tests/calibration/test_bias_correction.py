@@ -9,12 +9,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+import hbtool.calibration.search as search_module
 import hbtool.ops  # noqa: F401  # registers the operators
 from hbtool.calibration.bias_correction import channel_means, cut
 from hbtool.calibration.histogram import Histogram
 from hbtool.calibration.mix import mix, noise_share
 from hbtool.calibration.ranges import Method
-from hbtool.calibration.search import Calibrated, CalibrationJob, Scorer, calibrate, search
+from hbtool.calibration.search import SEARCH_SPACE, Calibrated, CalibrationJob, Scorer, calibrate, describe, search
 from hbtool.errors import DataError
 from hbtool.ir import meta
 from hbtool.numerics.qtype import INT8, dequantize, quantize, symmetric
@@ -112,13 +113,22 @@ def test_pieces_hold_every_node_once_and_keep_clamps_with_their_head(job: Calibr
     assert [n.name for n in pieces[0].nodes] == ["c0", "r0"]
 
 
-def test_search_keeps_the_best_trial_and_says_so(job: CalibrationJob) -> None:
+def test_search_stops_at_a_good_setting(job: CalibrationJob) -> None:
     said: list[str] = []
     found = search(job, say=said.append)
-    best = max(t.score for t in found.trials)
-    assert Scorer(job.placed, job.samples).score(found.quantized) == pytest.approx(best)
-    assert said[-1] == f"Select {found.description} method."
-    assert best >= max(t.score for t in found.trials if t.method == Method("max") and not t.corrected)
+    assert [t.method for t in found.trials] == [SEARCH_SPACE[0]]
+    assert "stops here" in said[1]
+    assert said[-1] == f"Select {describe(SEARCH_SPACE[0])} method."
+
+
+def test_search_keeps_the_best_trial(job: CalibrationJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "GOOD_ENOUGH", 1.1)
+    monkeypatch.setattr(search_module, "ALMOST_PERFECT", 1.1)
+    found = search(job)
+    assert [t.method for t in found.trials[:-1]] == list(SEARCH_SPACE)
+    assert found.trials[-1].corrected
+    score = Scorer(job.placed, job.samples).score(found.quantized)
+    assert score == pytest.approx(max(t.score for t in found.trials))
 
 
 def test_mix_is_never_worse_than_the_search_without_correction(job: CalibrationJob) -> None:
