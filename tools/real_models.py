@@ -4,7 +4,7 @@
     python tools/real_models.py vit lprnet          some of them
     python tools/real_models.py --methods           the calibration methods, on three models
     python tools/real_models.py --full              all evaluation samples
-    python tools/real_models.py --write             put the tables into docs/accuracy.md
+    python tools/real_models.py --write             put each row into its table of docs/accuracy.md
 
 The exit code is 1 where a model falls further than it may.
 """
@@ -222,19 +222,20 @@ def method_row(name: str, outcome: Outcome) -> tuple[str, ...]:
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [header, ["---"] * len(tuple(header)), *rows]
+    header = tuple(header)
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def put(page: str, marker: str, table: str) -> str:
-    """Replace what stands between `<!-- marker -->` and `<!-- end -->`."""
+def put(page: str, marker: str, header: tuple[str, ...], row: tuple[str, ...], keys: int) -> str:
+    """The page with one row changed or added in the table behind `<!-- marker -->`; `keys` cells name a row."""
     begin = f"<!-- {marker} -->\n"
     head, rest = page.split(begin)
-    return head + begin + table + "\n" + rest[rest.index("<!-- end -->") :]
-
-
-def say(row: Iterable[str]) -> None:
-    print(" | ".join(row), flush=True)
+    end = rest.index("<!-- end -->")
+    lines = [line for line in rest[:end].splitlines() if line.startswith("| ")][2:]
+    rows = {c[:keys]: c for c in (tuple(line.strip("| ").split(" | ")) for line in lines)}
+    rows[row[:keys]] = row
+    return head + begin + markdown(header, rows.values()) + "\n" + rest[end:]
 
 
 def main() -> int:
@@ -251,23 +252,23 @@ def main() -> int:
         return 1
     if unknown := set(options.models) - set(CASES):
         parser.error(f"unknown model {sorted(unknown)[0]!r}; there are: {', '.join(CASES)}")
-    rows, good = [], True
+    good = True
+
+    def done(marker: str, header: tuple[str, ...], row: tuple[str, ...], keys: int) -> None:
+        print(" | ".join(row), flush=True)
+        if options.write:
+            PAGE.write_text(put(PAGE.read_text(), marker, header, row, keys))
+
     if options.methods:
         for name in options.models or METHOD_MODELS:
             bench = Bench(CASES[name](root, options.full))
             for method, parameters in METHODS.items():
-                rows.append(method_row(method, bench.build(parameters)))
-                say(rows[-1])
+                done("methods", METHOD_HEADER, method_row(method, bench.build(parameters)), 2)
     else:
         for name in options.models or CASES:
             outcome = Bench(CASES[name](root, options.full)).build({"calibration_type": options.calibration_type})
             good = good and outcome.good
-            rows.append(model_row(outcome))
-            say(rows[-1])
-    if options.write:
-        header = METHOD_HEADER if options.methods else MODEL_HEADER
-        marker = "methods" if options.methods else "models"
-        PAGE.write_text(put(PAGE.read_text(), marker, markdown(header, rows)))
+            done("models", MODEL_HEADER, model_row(outcome), 1)
     return 0 if good else 1
 
 
