@@ -95,7 +95,8 @@ def replace_by_constant(model: ir.Model, value: ir.Value, array: np.ndarray) -> 
     constant = ir.Value(name=name, const_value=ir.tensor(np.asarray(array, order="C"), name=name))
     constant.shape, constant.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
     model.graph.register_initializer(constant)
-    value.replace_all_uses_with(constant)
+    for use in tuple(value.uses()):
+        use.node.replace_input_with(use.idx, constant)
     if value.is_graph_output():
         out = ir.Value(name=value.name, shape=constant.shape, type=constant.type)
         node = ir.Node("", "Identity", [constant], outputs=[out], name=f"{value.name}_identity")

@@ -21,7 +21,7 @@ def merge_transposes(model: ir.Model) -> bool:
     """Merge everywhere; returns whether anything changed."""
     changed = False
     for node in list(model.graph):
-        if node.graph is None or not is_standard(node, "Transpose"):
+        if node.graph is None or not is_standard(node, "Transpose") or not permutation(node):
             continue
         changed |= _join(model, node)
         if _keeps_order(node) and not _is_identity(node) and _beside_reshape(node):
@@ -34,7 +34,7 @@ def merge_transposes(model: ir.Model) -> bool:
 def _join(model: ir.Model, node: ir.Node) -> bool:
     """Read the first of two Transposes' input directly."""
     before = producer_of(node.inputs[0], "Transpose")
-    if before is None or graph.known_shape(node.outputs[0]) is None:
+    if before is None or len(permutation(before)) != len(permutation(node)):
         return False
     first, second = permutation(before), permutation(node)
     node.attributes["perm"] = attr("perm", [first[i] for i in second])

@@ -97,8 +97,9 @@ def axes_of(node: ir.Node, rank: int) -> tuple[int, ...] | None:
 
 
 def permutation(node: ir.Node) -> tuple[int, ...]:
-    """The permutation of a Transpose; ONNX's default reverses the axes."""
+    """The permutation of a Transpose; ONNX's default reverses the axes; empty where the rank is unknown."""
     perm = graph.attribute(node, "perm")
-    assert node.outputs[0].shape is not None or perm is not None, "shapes are inferred before rewriting"
-    rank = len(perm) if perm is not None else len(graph.static_shape(node.outputs[0]))
-    return tuple(perm) if perm is not None else tuple(reversed(range(rank)))
+    if perm is not None:
+        return tuple(perm)
+    shape = next((v.shape for v in (*node.outputs, *node.inputs) if v is not None and v.shape is not None), None)
+    return tuple(reversed(range(len(shape)))) if shape is not None else ()

@@ -32,7 +32,7 @@ def sink_transposes(model: ir.Model) -> bool:
         if node.graph is None or not is_standard(node, "Transpose"):
             continue
         perm = permutation(node)
-        region = _grow(node, perm)
+        region = _grow(node, perm) if perm else []
         if region and _gain(region, perm) > 0:
             _move(model, region, perm)
             changed = True

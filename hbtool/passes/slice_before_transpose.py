@@ -43,7 +43,7 @@ def slice_before_transpose(model: ir.Model) -> bool:
     """Rewrite everywhere; returns whether anything changed."""
     changed = False
     for node in list(model.graph):
-        if node.graph is None or not is_standard(node, "Transpose") or permutation(node)[0] == 0:
+        if node.graph is None or not is_standard(node, "Transpose") or permutation(node)[:1] in ((), (0,)):
             continue
         pieces = _pieces(node)
         source = _source(node) if pieces else None
