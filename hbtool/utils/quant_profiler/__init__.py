@@ -1,0 +1,30 @@
+"""Tools to find lost accuracy in a PyTorch model: similarity, statistics, weights, dtypes, scripts, training."""
+
+from hbtool.utils.quant_profiler.features import get_raw_features, profile_featuremap
+from hbtool.utils.quant_profiler.profiler import model_profiler
+from hbtool.utils.quant_profiler.questions import (
+    check_deploy_device,
+    check_qconfig,
+    check_unfused_operations,
+    featuremap_similarity,
+    get_module_called_count,
+)
+from hbtool.utils.quant_profiler.scripts import compare_script_models, script_profile
+from hbtool.utils.quant_profiler.training import TrainingFinding, diagnose_training
+from hbtool.utils.quant_profiler.weights import compare_weights
+
+__all__ = [
+    "TrainingFinding",
+    "check_deploy_device",
+    "check_qconfig",
+    "check_unfused_operations",
+    "compare_script_models",
+    "compare_weights",
+    "diagnose_training",
+    "featuremap_similarity",
+    "get_module_called_count",
+    "get_raw_features",
+    "model_profiler",
+    "profile_featuremap",
+    "script_profile",
+]
