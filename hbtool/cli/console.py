@@ -49,10 +49,10 @@ class ConsoleTalk:
         self._console.print(f"warning: {message}", markup=False, style="yellow")
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, label: str, total: int) -> Iterator[Callable[..., None]]:
         """A bar on a terminal; elsewhere nothing."""
         if self.quiet or not self._console.is_terminal:
-            yield lambda done: None
+            yield lambda done, note="": None
             return
         columns = (
             TextColumn("{task.description}"),
@@ -63,7 +63,9 @@ class ConsoleTalk:
         )
         with Progress(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task(label, total=total)
-            yield lambda done: bar.update(task, completed=done)
+            yield lambda done, note="": bar.update(
+                task, completed=done, description=f"{label}  {note}" if note else label
+            )
 
     def record(self, text: str) -> None:
         """Into the log only (results that went to stdout)."""

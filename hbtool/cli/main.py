@@ -15,6 +15,10 @@ from hbtool.errors import HbError
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("hbtool.cli.init", "Write a commented config.yaml for a model."),
     "checker": ("hbtool.cli.checker", "Say where every node would run, and why, without calibrating."),
+    "calib": ("hbtool.cli.calib", "Calibrate a PyTorch model as training.yaml says."),
+    "qat": ("hbtool.cli.qat", "Train a PyTorch model with fake quantizers."),
+    "convert": ("hbtool.cli.convert", "Convert a calibrated or trained PyTorch model to fixed point, and compile it."),
+    "export-onnx": ("hbtool.cli.export_onnx", "Write the ONNX file of one stage of a PyTorch model."),
     "makertbin": ("hbtool.cli.makertbin", "Calibrate, quantize and compile a model as config.yaml says."),
     "verify": ("hbtool.cli.verify", "Prove that every executor of an artifact gives the same bits."),
     "infer": ("hbtool.cli.infer", "Run an artifact on files, or dump every layer of a stage file."),

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
+
+
+class Steps(Protocol):
+    """Moves a bar."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """`done` steps of the total are finished; `note` stands behind the label (a loss, a speed)."""
+
+
+def _ignore(done: int, note: str = "") -> None:
+    """A bar nobody sees."""
 
 
 class Talk(Protocol):
@@ -16,7 +27,7 @@ class Talk(Protocol):
     def warn(self, message: str) -> None:
         """Something that is legal but probably not meant."""
 
-    def progress(self, label: str, total: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+    def progress(self, label: str, total: int) -> contextlib.AbstractContextManager[Steps]:
         """A bar for a long loop; the yielded function takes the number of steps done."""
 
 
@@ -30,6 +41,6 @@ class Quiet:
         """Ignore."""
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, label: str, total: int) -> Iterator[Steps]:
         """Ignore."""
-        yield lambda done: None
+        yield _ignore
