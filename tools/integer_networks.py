@@ -28,7 +28,7 @@ RANGE = Range((-4.0,), (4.0,))
 
 
 def integer_network(path: Path, family: Family, multiplier_bits: int) -> ir.Model:
-    """The INTEGER graph of an architecture file (weights are filled in), fed with NV12 images, all it can on the BPU."""
+    """The INTEGER graph of an architecture file with filled-in weights, fed with NV12 images, Softmax on the BPU."""
     proto = onnx.load(path)
     sys.path.insert(0, str(path.parent))
     try:

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hbtool import target as targets
+from hbtool.errors import ConfigError
+from hbtool.target import Job
+
+
+@pytest.mark.parametrize("march", targets.MARCHES)
+def test_every_figure_of_every_march_has_a_source(march: str) -> None:
+    target = targets.load(march)
+    assert target.march == march
+    assert all(text.strip() for text in target.sources.values())
+    assert target.multiplier_bits == (15 if march.startswith("bayes") else 24)
+
+
+def test_feature_maps_take_the_smaller_of_the_two_paddings() -> None:
+    target = targets.load("bayes-e")
+    assert target.layout((1, 3, 20, 20), 1).bytes == 20 * 24 * 4
+    assert target.layout((1, 256, 20, 20), 1).bytes == 20 * 20 * 256
+    assert target.layout((1, 1000), 1).bytes == 1000
+
+
+def test_padding_to_the_array_costs_cycles() -> None:
+    target = targets.load("bayes-e")
+    full = Job(
+        "matrix", rows=target.matrix_width, repeats=4, outputs=target.matrix_outputs, inputs=target.matrix_inputs
+    )
+    one_more = Job("matrix", rows=target.matrix_width + 1, repeats=4, outputs=full.outputs, inputs=full.inputs)
+    fixed = target.instruction_cycles
+    assert target.cycles(full) - fixed == 4
+    assert target.cycles(one_more) - fixed == 8
+    assert target.cycles(Job("matrix", full.rows, 4, full.outputs, full.inputs, bits=16)) - fixed == 8
+
+
+def test_a_file_that_states_only_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: bayes-e\nonchip_bytes: {value: 65536, source: my board}\n")
+    target = targets.load(str(path))
+    assert (target.onchip_bytes, target.cores) == (65536, 1)
+    assert target.sources["onchip_bytes"] == "my board"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("base: bayes-x\n", "bayes-x"),
+        ("base: bayes-e\nclok_hz: {value: 1, source: x}\n", "clok_hz"),
+        ("base: bayes-e\ncores: {value: 0, source: x}\n", "cores"),
+        ("base: bayes-e\ncores: {value: true, source: x}\n", "cores"),
+        ("base: bayes-e\nclock_hz: {value: .nan, source: x}\n", "clock_hz"),
+        ("base: bayes-e\ncores: 2\n", "source"),
+        ("base: bayes-e\nlayouts: {value: [[8]], source: x}\n", "layouts"),
+        ("march: {value: x, source: y}\n", "missing"),
+        ("[1, 2", "read"),
+        ("- 1\n", "mapping"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_error(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        targets.load(str(path))
+
+
+def test_an_unknown_march_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="bernoulli2"):
+        targets.load("bayes-z")

@@ -1,0 +1,266 @@
+"""Fits the free figures of a target to published board latencies, on half of the networks, and reports the other half.
+
+    python tools/fit_targets.py SHARED_FOLDER --board X5 [--most-mparams 40] [--write]
+
+The knobs are physical and belong to the machine, never to a network: DDR bandwidth, transfer latency, fixed cycles of
+an instruction, rates of the vector unit and of depthwise convolutions, launch time, and how the array divides its
+multipliers. Programs are compiled once; a knob changes their timeline. Networks are sorted by name; every other one is
+fitted. `--write` stores the figures in the target file and the table in docs/latency.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+from integer_networks import integer_network
+from scipy.stats import spearmanr
+
+import hbtool.ops  # noqa: F401 - registers the operators
+from hbtool import target as targets
+from hbtool.artifact.program import Program
+from hbtool.compiler.compile import compile_model
+from hbtool.compiler.options import CompileOptions
+from hbtool.perf.timeline import timeline
+from hbtool.target.target import Target
+
+ROOT = Path(__file__).resolve().parents[1]
+MARCH = {"X3": "bernoulli2", "X5": "bayes-e", "S100": "nash-e", "S100P": "nash-m", "Ultra (J5)": "bayes"}
+FACTORS = {
+    "ddr_bytes_per_second": (0.7, 0.85, 0.93, 1.07, 1.2, 1.5),
+    "dma_latency_cycles": (0.5, 0.75, 1.5, 2.0),
+    "instruction_cycles": (0.3, 0.6, 0.8, 1.25, 1.7, 3.0),
+    "vector_ops": (0.25, 0.5, 0.75, 1.3, 2.0, 4.0),
+    "depthwise_macs": (0.25, 0.5, 0.75, 1.3, 2.0, 4.0),
+    "launch_us": (0.25, 0.6, 1.5, 3.0),
+}
+ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network on one board: measured milliseconds per frame, its programs, published DDR bytes (0: none)."""
+
+    name: str
+    measured_ms: float
+    programs: tuple[Program, ...]
+    published_ddr_bytes: float
+
+
+def measured(shared: Path, board: str) -> dict[str, float]:
+    """Architecture -> median of its published milliseconds per frame on the board, CPU nodes left out."""
+    rows: dict[str, list[float]] = {}
+    with (shared / "reference" / "board_latency.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["board"] == f"RDK {board}" and row["bpu_bound_ms_per_frame_per_core"] and row["kind"] == "measured":
+                rows.setdefault(row["model"], []).append(float(row["bpu_bound_ms_per_frame_per_core"]))
+    result = {}
+    with (shared / "architectures" / "INDEX.csv").open() as file:
+        for row in csv.DictReader(file):
+            values = [v for name in _names(row["board_rows"], f"{board} measured: ") for v in rows.get(name, [])]
+            if values:
+                result[row["model"]] = statistics.median(values)
+    return result
+
+
+def published_ddr(shared: Path) -> dict[str, float]:
+    """Architecture -> median of the DDR bytes that the vendor's compiler stated for it (same input size only)."""
+    stated: dict[str, list[float]] = {}
+    with (shared / "reference" / "static_estimates.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["static_ddr_bytes"]:
+                stated.setdefault(f"{row['model']}@{row['input_hw']}", []).append(float(row["static_ddr_bytes"]))
+    result = {}
+    with (shared / "architectures" / "INDEX.csv").open() as file:
+        for row in csv.DictReader(file):
+            size = row["input"].split("x")[-1]
+            values = [v for n in _names(row["board_rows"], "static: ") for v in stated.get(f"{n}@{size}", [])]
+            if values:
+                result[row["model"]] = statistics.median(values)
+    return result
+
+
+def _names(text: str, prefix: str) -> list[str]:
+    parts = [part.strip() for part in text.split("|")]
+    return [name.strip() for part in parts if part.startswith(prefix) for name in part[len(prefix) :].split(";")]
+
+
+def compiled(shared: Path, name: str, target: Target, level: str, cache: Path | None) -> tuple[Program, ...]:
+    """The programs of an architecture."""
+    stored = cache / target.family / f"{name}.onnx" if cache else None
+    if stored is not None and stored.exists():
+        model = ir.load(stored)
+    else:
+        source = shared / "architectures" / f"{name}.onnx"
+        model = integer_network(source, target.family, target.multiplier_bits)
+        if stored is not None:
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            ir.save(model, stored)
+    return tuple(c.program for c in compile_model(model, target, CompileOptions(level)))  # type: ignore[arg-type]
+
+
+def estimate_ms(point: Point, target: Target) -> float:
+    """Milliseconds of all segments."""
+    return sum(timeline(p, target).total_us for p in point.programs) / 1e3
+
+
+def errors(points: Sequence[Point], target: Target) -> list[float]:
+    """estimate / measured - 1 of each point."""
+    return [estimate_ms(p, target) / p.measured_ms - 1 for p in points]
+
+
+def loss(points: Sequence[Point], target: Target) -> float:
+    """Mean of |log(estimate / measured)|, large misses counted no more than a factor of two."""
+    return statistics.mean(min(abs(math.log1p(e)), 0.7) for e in errors(points, target))
+
+
+def arrays(target: Target) -> list[dict[str, int]]:
+    """Ways to divide the same number of multipliers among outputs, inputs and width."""
+    total, found = target.macs_per_cycle, []
+    for outputs in (8, 16, 32, 64):
+        for inputs in (4, 8, 16, 32, 64):
+            width = total // (outputs * inputs)
+            if 1 <= width <= 16:
+                found.append({"matrix_outputs": outputs, "matrix_inputs": inputs, "matrix_width": width})
+    return found
+
+
+def fit(points: Sequence[Point], target: Target, say: Callable[[str], None]) -> Target:
+    """Coordinate descent over the knobs."""
+    best, value = target, loss(points, target)
+    for number in range(ROUNDS):
+        before = value
+        candidates: list[Callable[[Target], Target]] = [lambda t, a=a: replace(t, **a) for a in arrays(target)]
+        for candidate in candidates:
+            trial = candidate(best)
+            if (score := loss(points, trial)) < value - 1e-4:
+                best, value = trial, score
+        for knob, factors in FACTORS.items():
+            now = getattr(best, knob)
+            for factor in factors:
+                figure = now * factor
+                trial = replace(best, **{knob: round(figure) if isinstance(now, int) else figure})
+                if (score := loss(points, trial)) < value - 1e-4:
+                    best, value = trial, score
+        say(f"round {number + 1}: loss {value:.4f}")
+        if before - value < 1e-3:
+            break
+    return best
+
+
+def table(points: Sequence[Point], fitted: set[str], target: Target, board: str) -> str:
+    """The report in Markdown."""
+    lines = [
+        f"## {board} ({target.march})",
+        "",
+        "| network | measured ms | estimated ms | error | half | DDR MB | published DDR MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for p in points:
+        ddr = sum(i.job.loaded_bytes + i.job.stored_bytes for q in p.programs for i in q.instructions)
+        ms = estimate_ms(p, target)
+        stated = f"{p.published_ddr_bytes / 1e6:.1f}" if p.published_ddr_bytes else ""
+        half = "fitted" if p.name in fitted else "held out"
+        error = f"{100 * (ms / p.measured_ms - 1):+.0f} %"
+        lines.append(f"| {p.name} | {p.measured_ms:.3f} | {ms:.3f} | {error} | {half} | {ddr / 1e6:.1f} | {stated} |")
+    for half, chosen in (
+        ("fitted", [p for p in points if p.name in fitted]),
+        ("held out", [p for p in points if p.name not in fitted]),
+    ):
+        if len(chosen) > 2:
+            off = [abs(e) for e in errors(chosen, target)]
+            rank = spearmanr([p.measured_ms for p in chosen], [estimate_ms(p, target) for p in chosen]).statistic
+            lines += [
+                "",
+                f"{half}: {len(chosen)} networks, median error {100 * statistics.median(off):.1f} %, "
+                f"rank correlation {rank:.3f}.",
+            ]
+    stated_ddr = [p for p in points if p.published_ddr_bytes]
+    if stated_ddr:
+        off = [
+            abs(
+                sum(i.job.loaded_bytes + i.job.stored_bytes for q in p.programs for i in q.instructions)
+                / p.published_ddr_bytes
+                - 1
+            )
+            for p in stated_ddr
+        ]
+        lines += ["", f"DDR bytes: {len(off)} networks, median error {100 * statistics.median(off):.1f} %."]
+    return "\n".join(lines) + "\n"
+
+
+def write_target(target: Target, fitted_on: int) -> None:
+    """Store the fitted figures in the target's file."""
+    path = ROOT / "hbtool" / "target" / f"{target.march}.yaml"
+    text = path.read_text()
+    knobs = [*FACTORS, "matrix_outputs", "matrix_inputs", "matrix_width"]
+    for knob in knobs:
+        value = getattr(target, knob)
+        shown = f"{value}" if isinstance(value, int) else f"{value:.6g}" if value < 1e6 else f"{value:.1f}"
+        source = f"fitted to {fitted_on} published board latencies (docs/latency.md)"
+        text = re.sub(rf"^{knob}: .*$", f'{knob}: {{value: {shown}, source: "{source}"}}', text, flags=re.MULTILINE)
+    path.write_text(text)
+
+
+def write_docs(report: str, board: str) -> None:
+    """Replace the board's part of docs/latency.md."""
+    path = ROOT / "docs" / "latency.md"
+    head = (
+        "# Estimated and measured latency\n\nWritten by tools/fit_targets.py. Measured: published board figures, bound "
+        "by the BPU (CPU nodes, dequantization and submission not included). Networks sorted by name; every other one "
+        "was used to fit the target's free figures, the rest was held out. Weights are random; latency depends on "
+        "shapes.\n\n"
+    )
+    text = path.read_text() if path.exists() else head
+    parts = [p for p in re.split(r"(?m)^(?=## )", text) if p.strip()]
+    parts = [p for p in parts if not p.startswith(f"## {board} (")]
+    path.write_text("\n".join(p.rstrip() + "\n" for p in [parts[0], *sorted([*parts[1:], report])]))
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("--board", choices=sorted(MARCH), default="X5")
+    parser.add_argument("--level", default="O3")
+    parser.add_argument("--most-mparams", type=float, default=1e9, help="skip larger networks")
+    parser.add_argument("--most-seconds", type=float, default=1e9, help="stop compiling after this long")
+    parser.add_argument("--cache", type=Path, help="folder that keeps INTEGER graphs between runs")
+    parser.add_argument("--write", action="store_true")
+    a = parser.parse_args()
+    target = targets.load(MARCH[a.board])
+    ddr = published_ddr(a.shared) if a.board == "X5" else {}
+    with (a.shared / "architectures" / "INDEX.csv").open() as file:
+        size = {row["model"]: float(row["params_M"]) for row in csv.DictReader(file)}
+    points, start = [], time.monotonic()
+    for name, ms in sorted(measured(a.shared, a.board).items(), key=lambda item: size[item[0]]):
+        if size[name] > a.most_mparams or time.monotonic() - start > a.most_seconds:
+            continue
+        points.append(Point(name, ms, compiled(a.shared, name, target, a.level, a.cache), ddr.get(name, 0.0)))
+        print(
+            f"{name}: {ms:.3f} ms measured, {estimate_ms(points[-1], target):.3f} ms estimated",
+            file=sys.stderr,
+            flush=True,
+        )
+    points.sort(key=lambda p: p.name)
+    chosen = points[::2]
+    best = fit(chosen, target, lambda text: print(text, file=sys.stderr, flush=True))
+    report = table(points, {p.name for p in chosen}, best, a.board)
+    print(report)
+    if a.write:
+        write_target(best, len(chosen))
+        write_docs(report, a.board)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
