@@ -14,7 +14,8 @@ from hbtool.compiler.addresses import Storage
 from hbtool.compiler.emit import Operand, Slot
 from hbtool.compiler.fuse import ROWS, Group, rows_box
 from hbtool.compiler.layers import Layer, Tensor
-from hbtool.compiler.schedule import Plan, Ring, TileRunner, box_bytes
+from hbtool.compiler.rings import Plan, Ring, box_bytes
+from hbtool.compiler.schedule import TileRunner
 from hbtool.compiler.tile import Grid, Task, TileWork, copy_task, layer_task
 from hbtool.ops.op import Box
 from hbtool.target.job import Job

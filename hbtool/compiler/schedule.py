@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from hbtool.artifact.program import ON_CHIP, Engine
-from hbtool.compiler.allocate import Block
 from hbtool.compiler.emit import Operand, Slot
 from hbtool.compiler.layers import Layer, Tensor, sizes
 from hbtool.compiler.options import CompileOptions
 from hbtool.compiler.residence import CHUNK_BYTES, Held, Residence, dense_strides
+from hbtool.compiler.rings import Plan, Ring, box_bytes
 from hbtool.compiler.tile import Grid, Task, TileWork, axes_of, boxes, grids, steps_of
 from hbtool.errors import CompileError
 from hbtool.numerics.qtype import INT8
@@ -28,34 +28,6 @@ PIECE_CYCLES = 3000
 MOST_PIECES = 8
 MOST_CHANNEL_PIECES = 64
 BUFFERS = 2
-
-
-@dataclass(eq=False)
-class Ring:
-    """Buffers used in turn for the tiles of one operand or of the result."""
-
-    blocks: list[Block]
-    turn: int = -1
-    slot: Slot | None = None
-    box: Box | None = None
-
-    def next(self, slot: Slot, box: Box) -> Slot:
-        """Put a new tile into the buffer that was used longest ago."""
-        self.turn = (self.turn + 1) % len(self.blocks)
-        block = self.blocks[self.turn]
-        slot.base, slot.block, slot.inherited = block.start, block, dict(block.last)
-        self.slot, self.box = slot, box
-        return slot
-
-
-@dataclass(eq=False)
-class Plan:
-    """How a task runs: the grid, and a ring for every operand that passes through (`-1` is the result)."""
-
-    grid: Grid
-    rings: dict[int, Ring] = field(default_factory=dict)
-    resident: dict[int, Slot] = field(default_factory=dict)
-    loaded: dict[int, set[Box]] = field(default_factory=dict)
 
 
 class TileRunner:
@@ -440,11 +412,3 @@ class TileRunner:
             if region is not None and region is not result.slot:
                 target = Operand(region.view(box, tensor.type), region, box)
                 self.r.transfer(result, target, tensor.item_bytes, 0)
-
-
-def box_bytes(box: Box, item_bytes: int) -> int:
-    """Bytes of the elements of a box."""
-    count = item_bytes
-    for low, high in box:
-        count *= high - low
-    return count
