@@ -232,6 +232,7 @@ def main() -> int:
     parser.add_argument("shared", type=Path)
     parser.add_argument("--board", choices=sorted(MARCH), default="X5")
     parser.add_argument("--level", default="O3")
+    parser.add_argument("--networks", help="names of the networks to take, with commas between (default: all)")
     parser.add_argument("--most-mparams", type=float, default=1e9, help="skip larger networks")
     parser.add_argument("--most-seconds", type=float, default=1e9, help="stop compiling after this long")
     parser.add_argument("--cache", type=Path, help="folder that keeps INTEGER graphs between runs")
@@ -242,7 +243,11 @@ def main() -> int:
     with (a.shared / "architectures" / "INDEX.csv").open() as file:
         size = {row["model"]: float(row["params_M"]) for row in csv.DictReader(file)}
     points, start = [], time.monotonic()
-    for name, ms in sorted(measured(a.shared, a.board).items(), key=lambda item: size[item[0]]):
+    known = measured(a.shared, a.board)
+    names = a.networks.split(",") if a.networks else list(known)
+    if missing := sorted(set(names) - set(known)):
+        parser.error(f"no measured latency on {a.board} for {', '.join(missing)}")
+    for name, ms in sorted(((n, known[n]) for n in names), key=lambda item: size[item[0]]):
         if size[name] > a.most_mparams or time.monotonic() - start > a.most_seconds:
             continue
         points.append(Point(name, ms, compiled(a.shared, name, target, a.level, a.cache), ddr.get(name, 0.0)))
