@@ -236,6 +236,7 @@ class IntegerBuilder:
         empty = np.abs(float_weight).max(axis=others, initial=0.0) == 0
         room = np.where(empty, 2.0**20, 2.0**30)
         needed = np.abs(real_bias) / (float(input_scale) * room)
+        needed[needed < np.finfo(np.float32).tiny] = 0.0  # a trace of a bias, for which float32 has no scale
         too_fine = needed > weight.scales
         if np.any(too_fine | (empty & (needed > 0))):
             scales = np.where(too_fine | (empty & (needed > 0)), needed, weight.scales).astype(np.float32)
