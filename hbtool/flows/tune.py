@@ -40,6 +40,7 @@ _MOST_NODES = 16
 _SENSITIVITY_SAMPLES = 8
 _FREE_ROUNDS = 3
 _FINALISTS = 2
+_FAR_BELOW = 0.97
 
 
 @dataclass(frozen=True)
@@ -296,7 +297,12 @@ class _Tuner:
         for change in sorted(best.changes, key=lambda c: order[c.kind]):
             if len(best.changes) == 1:
                 break
-            trial = self._attempt(_less(best.changes, change))
+            fewer = _less(best.changes, change)
+            near = self._cosine(fewer)
+            # Far from the float model no metric is worth its time.
+            if near is None or near < _FAR_BELOW * best.cosine:
+                continue
+            trial = self._attempt(fewer)
             if trial is not None and trial.reached:
                 best = trial
         return best

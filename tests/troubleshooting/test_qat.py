@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -100,21 +102,38 @@ def test_env_2() -> None:
     assert says("env_2") in next(f.text for f in result.findings if f.topic == "self-test")
 
 
-def test_qat_1(batch: Tensor) -> None:
-    """One process that sees two half batches, and two processes that see one each, find one range."""
-    whole, halves = (calibrated(Net(two).eval(), batch) for _ in range(2))
-    del whole
-    scales = []
-    for parts in ((batch,), (batch[:1], batch[1:])):
-        torch.manual_seed(0)
-        prepared = prepare_qat_fx(Net(two).eval(), {"": get_default_qat_qconfig()})
-        observer = prepared.quant.activation_post_process.activation_post_process
-        low = min(float(p.min()) for p in parts)
-        high = max(float(p.max()) for p in parts)
-        observer.min_val, observer.max_val = torch.tensor([low]), torch.tensor([high])
-        scales.append(observer.calculate_qparams()[0])
-    assert torch.equal(*scales)
-    assert halves(batch).shape == batch.shape
+def _half(rank: int, port: int, folder: str) -> None:
+    """One of two processes: it sees half of the batch."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    set_march(March.BAYES)
+    prepared = _seeded()
+    prepared(_whole_batch().chunk(2)[rank])
+    torch.save(prepared.quant.activation_post_process.scale, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _seeded() -> nn.Module:
+    torch.manual_seed(0)
+    return prepare_qat_fx(Net(two), {"": get_default_qat_qconfig()})
+
+
+def _whole_batch() -> Tensor:
+    return torch.randn(4, 4, 6, 6, generator=torch.Generator().manual_seed(3))
+
+
+def test_qat_1(tmp_path: Path) -> None:
+    """The scale does not depend on the number of processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.start_processes(_half, args=(port, str(tmp_path)), nprocs=2, start_method="spawn")
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    alone = _seeded()
+    alone(_whole_batch())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], alone.quant.activation_post_process.scale)
 
 
 def test_qat_2() -> None:
