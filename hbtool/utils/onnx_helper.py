@@ -18,6 +18,7 @@ from hbtool.passes.to_standard_onnx import to_standard_onnx
 from hbtool.quantization import onnx_graph
 from hbtool.quantization.fixed_point import QuantizedGraphModule
 from hbtool.quantization.program import program_of
+from hbtool.quantization.repeat_qdq import repeat_qdq
 
 _log = logging.getLogger(__name__)
 
@@ -117,6 +118,8 @@ def export_to_onnx(
     tensors = _tensors(args)
     dynamic = _dynamic_shapes(dynamic_axes, input_names, len(tensors))
     exported = onnx_graph.export(model, tensors, input_names, output_names, dynamic)
+    repeat_qdq(exported)
+    exported.metadata_props.clear()
     if verbose:
         for node in exported.graph:
             _log.info("%s %s", node.op_type, node.name)
