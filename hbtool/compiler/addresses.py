@@ -173,7 +173,7 @@ class _Placer:
             return
         parts: dict[Tensor, list[tuple[int, tuple[int, ...]]]] = {}
         for position, source in layer.computed:
-            root, starts = self.base[source]
+            root, starts = self._root(source)
             at = tuple(b[0] - s for b, s in zip(boxes[position], starts, strict=True)) if _same_rank(root, out) else ()
             parts.setdefault(root, []).append((position, at))
         placed: set[int] = set()
@@ -187,6 +187,14 @@ class _Placer:
         self.joined[layer] = tuple(i for i, t in enumerate(layer.inputs) if t is not None and i not in placed)
         if not self.joined[layer]:
             self.free.add(layer)
+
+    def _root(self, tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """The tensor whose bytes a tensor lies in, and where: through slices and results computed in place."""
+        root, starts = self.base[tensor]
+        while self.base[root][0] is not root:
+            root, before = self.base[root]
+            starts = tuple(a + b for a, b in zip(starts, before, strict=True))
+        return root, starts
 
     def _may_lie_inside(self, root: Tensor, layer: Layer, at: tuple[int, ...]) -> bool:
         out = layer.out

@@ -107,6 +107,9 @@ class _Attempt:
             return place.storage
         if not self._produced_here(tensor):
             return tensor
+        if place.starts is None:
+            # Other strides over the storage's elements: its rows are not rows of anything else.
+            return tensor
         # A slice of, or in place of, something that was computed here before it.
         before = [t for t in self.done if t in self.computed and self.r.place(t).storage is place.storage]
         around = [t for t in before if _number(t) <= _number(tensor) and _within(self._outer(tensor), self._outer(t))]
@@ -230,6 +233,8 @@ class _Attempt:
 
     def _in_key(self, tensor: Tensor, box: Box, key: Tensor | Storage) -> Box:
         """A box of a tensor in the coordinates of what holds its rows."""
+        if key is tensor:
+            return box
         outer = self.r.place(tensor).box(box)
         if isinstance(key, Storage):
             return outer
