@@ -320,7 +320,7 @@ def vad(root: Path, full: bool) -> Case:
         agree = (found > 0.5) == (expected[: len(found)] > 0.5)
         return {
             "decisions as float %": 100 * float(agree.mean()),
-            "mean |error|": float(np.abs(found - expected[: len(found)]).mean()),
+            "mean error": float(np.abs(found - expected[: len(found)]).mean()),
         }
 
     seen: list[Feeds] = []
