@@ -11,6 +11,7 @@ from hbtool.artifact.program import LayerInfo, Program, SegmentProgram
 from hbtool.compiler.addresses import place_tensors
 from hbtool.compiler.allocate import Memory
 from hbtool.compiler.bands import BandRunner
+from hbtool.compiler.calls import CallLimit
 from hbtool.compiler.emit import Emitter
 from hbtool.compiler.fuse import FuseOptions, Group, plan_groups
 from hbtool.compiler.layers import Layer, Net, read_net
@@ -21,14 +22,11 @@ from hbtool.compiler.segments import Segment, split_segments
 from hbtool.compiler.tile import copy_task, layer_task
 from hbtool.errors import CompileError
 from hbtool.ops.op import whole
-from hbtool.perf.timeline import timeline
+from hbtool.perf.timeline import Timeline, timeline
 from hbtool.target.target import Target
 
 WORTH_PROCESSES = 1500
 """Layers times plans from which starting processes pays."""
-
-CALL_PART = 0.5
-"""A call ends once its busiest engine has taken this part of the limit; the rest is waiting and the next layer."""
 
 MOST_RETRIES = 4
 
@@ -100,7 +98,11 @@ def _compile(nets: list[Net], target: Target, options: CompileOptions) -> tuple[
     return tuple(best)
 
 
-def _attempt(task: tuple[Net, Target, CompileOptions, FuseOptions | None]) -> tuple[float, SegmentProgram]:
+Cost = tuple[float, float]
+"""What plans are compared by, and what decides between equals."""
+
+
+def _attempt(task: tuple[Net, Target, CompileOptions, FuseOptions | None]) -> tuple[Cost, SegmentProgram]:
     """(cost, program) of one plan; function calls are cut shorter until each keeps to its limit."""
     net, target, options, plan = task
     limit = float(options.max_time_per_fc)
@@ -111,11 +113,19 @@ def _attempt(task: tuple[Net, Target, CompileOptions, FuseOptions | None]) -> tu
         if longest <= options.max_time_per_fc:
             break
         limit *= 0.7 * options.max_time_per_fc / longest
-        compiled = _Compilation(net, target, options, None, limit).run()
-        line = timeline(compiled.program, target)
+        shorter = _Compilation(net, target, options, None, limit).run()
+        other = timeline(shorter.program, target)
+        if max(other.call_us, default=0.0) < longest:
+            compiled, line = shorter, other
+    return _cost(line, target, options), compiled
+
+
+def _cost(line: Timeline, target: Target, options: CompileOptions) -> Cost:
+    if options.compile_mode == "bandwidth":
+        return line.ddr_bytes, line.total_us
     transfer_us = line.ddr_bytes / target.ddr_bytes_per_second * 1e6
     weight = options.latency_weight
-    return weight * line.total_us + (1 - weight) * (transfer_us + 1e-3 * line.total_us), compiled
+    return weight * line.total_us + (1 - weight) * transfer_us, line.total_us
 
 
 class _Compilation:
@@ -125,17 +135,18 @@ class _Compilation:
         self, net: Net, target: Target, options: CompileOptions, plan: FuseOptions | None, call_limit_us: float
     ) -> None:
         self.net, self.target, self.options, self.plan = net, target, options, plan
-        self.call_limit_us = call_limit_us
         self.addresses = place_tensors(net, target, share=options.level > 0)
         self.memory = Memory(target.onchip_bytes * options.core_num, target.address_bytes)
         self.emitter = Emitter(options.core_num)
         self.residence = Residence(net, self.addresses, target, self.memory, self.emitter)
-        self.runner = TileRunner(self.residence, options)
+        self.calls = CallLimit(self.residence, call_limit_us)
+        self.runner = TileRunner(self.residence, options, self.calls)
         self.bands = BandRunner(self.runner)
 
     def run(self) -> SegmentProgram:
         for group in self._groups():
-            self._cut_call()
+            if self.calls.full:
+                self.calls.end()
             layers = self.net.layers[group.first : group.last + 1]
             self.residence.layer = group.first
             if group.bands > 1 and self.bands.run(group):
@@ -146,7 +157,8 @@ class _Compilation:
                 self._release(layers[-1])
                 continue
             for layer in layers:
-                self._cut_call()
+                if self.calls.full:
+                    self.calls.end()
                 self.residence.layer = layer.number
                 self._layer(layer)
                 self._release(layer)
@@ -168,22 +180,6 @@ class _Compilation:
             return [Group(layer.number, layer.number, 1) for layer in self.net.layers]
         return plan_groups(self.net, self.addresses, self.target, self.memory.size, self.plan)
 
-    def _cut_call(self) -> None:
-        """End the function call where its limit is near; nothing stays on chip, another task may run in between."""
-        if not self.call_limit_us:
-            return
-        busy: dict[tuple[str, int], float] = {}
-        for i in self.emitter.instructions[self.emitter.call_start :]:
-            key = (i.engine, i.core)
-            moved = self.target.transfer_cycles(i.job.loaded_bytes + i.job.stored_bytes)
-            busy[key] = busy.get(key, 0.0) + (moved if i.job.unit == "dma" else self.target.cycles(i.job))
-        if self.target.us(max(busy.values(), default=0.0)) < CALL_PART * self.call_limit_us:
-            return
-        for held in self.residence.held.values():
-            if held.slot is not None:
-                self.residence.evict(held)
-        self.emitter.next_call()
-
     def _layer(self, layer: Layer) -> None:
         if layer in self.addresses.free_layers:
             self._finish_views(layer)
@@ -192,7 +188,7 @@ class _Compilation:
         elif len(layer.outputs) == 1:
             self.runner.run(layer_task(layer))
         else:
-            self.runner.run_several(layer)
+            self.runner.direct.run_several(layer)
 
     def _finish_views(self, layer: Layer) -> None:
         """A layer of addresses only: nothing to compute, but its result may have to leave."""

@@ -7,20 +7,18 @@ two buffers each that are used in turn (double buffering): while one tile comput
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
 
-from hbtool.artifact.program import ON_CHIP, Engine
+from hbtool.artifact.program import ON_CHIP
+from hbtool.compiler.calls import CallLimit
+from hbtool.compiler.direct import DirectRunner
 from hbtool.compiler.emit import Operand, Slot
-from hbtool.compiler.layers import Layer, Tensor, sizes
+from hbtool.compiler.layers import Tensor, sizes
 from hbtool.compiler.options import CompileOptions
 from hbtool.compiler.residence import CHUNK_BYTES, Held, Residence, dense_strides
 from hbtool.compiler.rings import Plan, Ring, box_bytes
 from hbtool.compiler.tile import Grid, Task, TileWork, axes_of, boxes, grids, steps_of
 from hbtool.errors import CompileError
-from hbtool.numerics.qtype import INT8
 from hbtool.ops.op import Box, whole
-from hbtool.target.job import Job
 
 PIECE_CYCLES = 3000
 """Tiles of a layer whose data are all on chip: about this many cycles, so that the next unit can start early."""
@@ -33,8 +31,9 @@ BUFFERS = 2
 class TileRunner:
     """Plans and emits tasks on the residence's memory."""
 
-    def __init__(self, residence: Residence, options: CompileOptions) -> None:
-        self.r, self.options = residence, options
+    def __init__(self, residence: Residence, options: CompileOptions, calls: CallLimit) -> None:
+        self.r, self.options, self.calls = residence, options, calls
+        self.direct = DirectRunner(residence)
         self.target, self.memory, self.emitter = residence.target, residence.memory, residence.emitter
         self.cores = options.core_num
         self._turn = 0
@@ -45,16 +44,24 @@ class TileRunner:
         """Emit a task; its result is then on chip or in DDR, as there is room."""
         out = self.r.of(task.out)
         held = list({id(h): h for h in [*(self.r.of(t) for _, t in task.computed), out]}.values())
-        self._place_operands(task, held, out)
-        self._make_useful_room(task, held)
+        tiles = self.calls.tiles(task)
+        if tiles > 1:  # calls end inside the layer, where nothing may stay on chip
+            for h in held:
+                self.r.evict(h)
+            out.in_ddr = True
+        else:
+            self._place_operands(task, held, out)
+            self._make_useful_room(task, held)
         while True:
-            plan = self._plan(task)
+            plan = self._plan(task, tiles)
             if plan is not None:
-                self._emit(task, plan)
+                self._emit(task, plan, tiles > 1)
                 break
             if not self._demote(task, held, out):
-                self._from_ddr(task, held)
-                break
+                if tiles == 1:
+                    self.direct.run(task)
+                    break
+                tiles = 1  # the operator cannot be cut so finely
         self.r.note_written(task.out, task.box, at_home=out.slot is None or self.stored_at_once(task.out))
 
     def _place_operands(self, task: Task, held: list[Held], out: Held) -> None:
@@ -111,14 +118,14 @@ class TileRunner:
 
     # ------------------------------------------------------------------------------------------------------ planning
 
-    def _plan(self, task: Task) -> Plan | None:
-        """A grid whose buffers fit into the free memory, with the least traffic; None if there is none."""
+    def _plan(self, task: Task, tiles: int) -> Plan | None:
+        """A grid of at least `tiles` whose buffers fit into the free memory, with the least traffic; None if none."""
         out = self.r.of(task.out)
         streams = [i for i, t in task.computed if self.r.of(t).slot is None]
         weights = sum(t.bytes for _, t in task.constants)
         resident: dict[int, Slot] = {}
         for i, tensor in task.constants:
-            slot = self.constant_slot(tensor) if weights <= self.memory.size // 2 else None
+            slot = self.constant_slot(tensor) if tiles == 1 and weights <= self.memory.size // 2 else None
             if slot is not None:
                 resident[i] = slot
             else:
@@ -126,6 +133,10 @@ class TileRunner:
         if out.slot is None:
             streams.append(-1)
         rows, channels = self._pieces(task, [t for i, t in task.constants if i in resident])
+        if tiles > 1 and task.box:
+            low, high = task.box[axes_of(len(task.box))[0]]
+            rows = max(rows, min(tiles, high - low))
+            channels = max(channels, -(-tiles // rows))
         best = self._cheapest(task, streams, rows, channels, self.memory.free_bytes)
         for _, grid in best:
             rings = self._rings(task, grid, streams)
@@ -273,9 +284,13 @@ class TileRunner:
 
     # ------------------------------------------------------------------------------------------------------ emission
 
-    def _emit(self, task: Task, plan: Plan) -> None:
+    def _emit(self, task: Task, plan: Plan, calls_may_end: bool) -> None:
         out = self.r.of(task.out)
         for box in boxes(task.box, plan.grid, steps_of(len(task.box), self.target)):
+            if calls_may_end and self.calls.full:
+                self.calls.end()
+                for ring in plan.rings.values():
+                    ring.box = None  # what the buffers hold must come again
             work = task.tile(box)
             assert work is not None, "the plan's grid was tried"
             core = self._turn % self.cores
@@ -355,60 +370,3 @@ class TileRunner:
         home = self.r.constant(tensor)
         source = Operand(home.view(box, tensor.type), home, box)
         self.r.transfer(source, Operand(slot.view(box, tensor.type), slot, box), tensor.item_bytes, core)
-
-    # ---------------------------------------------------------------------------------------------------- last resort
-
-    def _from_ddr(self, task: Task, held: list[Held]) -> None:
-        """Not even one tile fits: the unit reads and writes DDR itself, at DDR speed."""
-        work = task.tile(task.box)
-        if work is None:
-            raise CompileError("the operator cannot run whole", where=task.layer.node)
-        for h in held:
-            self.r.evict(h)
-        self._direct(task.engine, task.op, work, task.inputs, [(task.out, task.box)])
-
-    def run_several(self, layer: Layer) -> None:
-        """A layer with several results runs whole, from DDR to DDR."""
-        boxes_ = tuple(None if t is None else whole(t.shape) for t in layer.inputs)
-        for tensor in (*layer.outputs, *(t for _, t in layer.computed)):
-            self.r.evict(self.r.of(tensor))
-        shapes = [None if t is None else t.shape for t in layer.inputs]
-        work = layer.op.work(layer.attributes, shapes, layer.out.shape, [INT8 for _ in shapes])
-        job = Job("vector", vector_ops=max(work.vector_ops, 1), bits=work.bits)
-        results = [(t, whole(t.shape)) for t in layer.outputs]
-        tile = TileWork(boxes_, layer.attribute_values, job)
-        self._direct("vector", layer.op.name, tile, layer.inputs, results)
-        for tensor, box in results:
-            self.r.note_written(tensor, box, at_home=True)
-
-    def _direct(
-        self,
-        engine: Engine,
-        op: str,
-        work: TileWork,
-        operands: Sequence[Tensor | None],
-        results: Sequence[tuple[Tensor, Box]],
-    ) -> None:
-        """One instruction on operands in DDR."""
-        inputs: list[Operand | None] = []
-        loaded = stored = 0
-        for tensor, box in zip(operands, work.boxes, strict=True):
-            if tensor is None or box is None:
-                inputs.append(None)
-                continue
-            slot = self.r.constant(tensor) if tensor.data is not None else self.r.home(self.r.of(tensor))
-            at = Operand(slot.view(box, tensor.type), slot, box) if tensor.data is not None else None
-            inputs.append(at or self.r.operand(tensor, box, slot))
-            loaded += box_bytes(box, tensor.item_bytes)
-        outputs = []
-        for tensor, box in results:
-            self.r.of(tensor).in_ddr = True
-            outputs.append(self.r.operand(tensor, box, self.r.home(self.r.of(tensor))))
-            stored += box_bytes(box, tensor.item_bytes)
-        job = replace(work.job, loaded_bytes=loaded, stored_bytes=stored)
-        self.emitter.add(engine, 0, op, work.attributes, inputs, outputs, self.r.layer, job)
-        for (tensor, box), result in zip(results, outputs, strict=True):
-            region = self.r.output_slots.get(tensor)
-            if region is not None and region is not result.slot:
-                target = Operand(region.view(box, tensor.type), region, box)
-                self.r.transfer(result, target, tensor.item_bytes, 0)
