@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from hbtool.artifact.program import Program
 from hbtool.perf.cuts import CpuPart
 from hbtool.perf.facts import ModelFact
 from hbtool.perf.layers import LayerCost
+from hbtool.perf.timeline import Timeline
 from hbtool.perf.units import time_text
 
 _MOST_LAYERS = 20
@@ -35,6 +38,26 @@ def warnings_of(model: ModelFact, cpu: Sequence[CpuPart]) -> tuple[str, ...]:
     if not programs:
         found.append("Nothing runs on the BPU: the whole model is on the CPU. The CPU table says why.")
     return tuple(found)
+
+
+def call_advice(programs: Sequence[tuple[Program, Timeline]]) -> tuple[str, ...]:
+    """One sentence where function calls are longer than the limit the program was compiled for."""
+    found = []
+    for program, line in programs:
+        limit_us, longest_us = _call_limit_us(program.options), max(line.call_us, default=0.0)
+        if 0 < limit_us < longest_us:
+            over = sum(us > limit_us for us in line.call_us)
+            found.append(
+                f"Advice: {over} of {len(line.call_us)} function calls of {program.name} are longer than "
+                f"max_time_per_fc ({limit_us} us), the longest {longest_us:.0f} us: what runs in them cannot be cut. "
+                "Raise the limit."
+            )
+    return tuple(found)
+
+
+def _call_limit_us(options: str) -> int:
+    found = re.search(r"--max-time-per-fc (\d+)\b", options)
+    return int(found[1]) if found else 0
 
 
 def _cuts(cuts: Sequence[CpuPart]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hbtool.artifact.program import Program
-from hbtool.perf.advice import layer_advice, warnings_of
+from hbtool.perf.advice import call_advice, layer_advice, warnings_of
 from hbtool.perf.board_cores import BoardCores, board_cores
 from hbtool.perf.critical import Resource, attribute_latency
 from hbtool.perf.curves import Curves, interval_curves
@@ -173,7 +173,8 @@ def make_report(model: ModelFact, removable: Sequence[str] = ()) -> Report:
     segments = tuple(_segment(s, s.program, model.target) for s in model.segments if s.program is not None)
     cpu = cpu_parts(model, cores, removable)
     ideal = [(c, c.ops / peak_ops(model.target, s.program.cores, 1.0)) for s in segments for c in s.layers]
-    warnings = warnings_of(model, cpu) + layer_advice(model.advice_us, ideal)
+    calls = call_advice([(s.program, s.line) for s in segments])
+    warnings = warnings_of(model, cpu) + calls + layer_advice(model.advice_us, ideal)
     return Report(model, segments, cpu, cores, warnings)
 
 

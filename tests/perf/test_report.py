@@ -159,3 +159,13 @@ def test_a_deep_model_takes_time_in_proportion(machine: Target) -> None:
 
     seconds(100)
     assert seconds(20_000) < 20 * max(seconds(2_000), 0.02)
+
+
+def test_calls_longer_than_their_limit_are_named(machine: Target) -> None:
+    compiled = chain(3, machine)
+    longest = max(timeline(compiled, machine).call_us)
+    for limit, told in ((int(longest) - 1, 1), (int(longest) + 1, 0)):
+        limited = dataclasses.replace(compiled, options=f"--O2 --core-num 1 --max-time-per-fc {limit}")
+        found = [w for w in make_report(model(limited, machine)).warnings if "max_time_per_fc" in w]
+        assert len(found) == told
+        assert all(f"{limit} us" in w and limited.name in w for w in found)
