@@ -36,6 +36,7 @@ class PlacementRequest:
         run_on_bpu: node names, patterns or torch module paths wanted on the BPU although the tool prefers the CPU.
         kinds_on_bpu: op types wanted on the BPU (Softmax after set_Softmax_input_int8).
         quantized_outputs: type of the model's outputs where the user gave up the high-precision tail.
+        cpu_reasons: node name -> the sentence why it stays on the CPU (what training left in float).
     """
 
     run_on_cpu: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class PlacementRequest:
     kinds_on_bpu: tuple[str, ...] = ()
     quantized_outputs: IntType | None = None
     int16_nodes: Mapping[str, IntType] = field(default_factory=dict)
+    cpu_reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def place(model: ir.Model, family: Family, request: PlacementRequest | None = None) -> None:
@@ -62,6 +64,9 @@ def matches(node: ir.Node, patterns: tuple[str, ...]) -> bool:
 def _by_itself(node: ir.Node, family: Family, request: PlacementRequest) -> Placement:
     if matches(node, request.run_on_cpu):
         return Placement("CPU", "run_on_cpu or node_info asks for it")
+    trained_float = request.cpu_reasons.get(graph.node_name(node))
+    if trained_float is not None and not matches(node, request.run_on_bpu):
+        return Placement("CPU", trained_float)
     op = float_op(node)
     if op is None:
         return Placement("CPU", f"{node.op_type} has no BPU form")

@@ -25,12 +25,14 @@ def place_trained(model: ir.Model, request: PlacementRequest | None = None) -> P
     """
     request = request or PlacementRequest()
     on_bpu: list[str] = []
-    on_cpu: list[str] = []
+    reasons: dict[str, str] = {}
     for node in model.graph:
         op = float_op(node)
-        if op is not None:
-            (on_bpu if _was_quantized(node, op) else on_cpu).append(graph.node_name(node))
-    return replace(request, run_on_cpu=(*request.run_on_cpu, *on_cpu), run_on_bpu=(*request.run_on_bpu, *on_bpu))
+        if op is not None and _was_quantized(node, op):
+            on_bpu.append(graph.node_name(node))
+        elif op is not None:
+            reasons[graph.node_name(node)] = f"training left this {node.op_type} in float (no Q/DQ around it)"
+    return replace(request, run_on_bpu=(*request.run_on_bpu, *on_bpu), cpu_reasons={**reasons, **request.cpu_reasons})
 
 
 def _was_quantized(node: ir.Node, op: FloatOp) -> bool:

@@ -189,13 +189,14 @@ class Attacher:
         return self.swapped[path]
 
     def _note_scales(self, node: fx.Node, made: nn.Module, first: bool) -> None:
-        """Tell a weighted layer the scales around it; a layer that is called with several input scales has none."""
+        """Tell layers and averages the scales around them; one that is called with several input scales has none."""
         scales = [self.states[n].scale for n in node.args if isinstance(n, fx.Node)]
-        if not isinstance(made, weighted.Weighted) or not scales or scales[0] is None:
+        computes_here = isinstance(made, weighted.Weighted | nn.AvgPool2d | nn.AdaptiveAvgPool2d)
+        if not computes_here or not scales or scales[0] is None:
             return
         plan = Deployment(scales[0], scales[1] if len(scales) > 1 else None, self.multiplier_bits)
         # In __dict__, not a child: the quantizers belong to their producers.
-        made.__dict__["deployment"] = plan if first or made.deployment == plan else None
+        made.__dict__["deployment"] = plan if first or made.__dict__.get("deployment") == plan else None
 
     def _outside(self, node: fx.Node, op: torch_ops.TorchOp) -> State:
         """An operator whose inputs are all float: pre- or post-processing."""

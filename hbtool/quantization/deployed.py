@@ -190,3 +190,37 @@ def _accumulate(module: Any, x: Tensor, weight: Tensor) -> Tensor:
         dilations=module.dilation,
         group=module.groups,
     )
+
+
+def window_of_average(module: nn.Module, x: Tensor) -> int:
+    """Elements that every average of the module covers; 0 where windows differ (borders, uneven adaptive windows)."""
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        size = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
+        sizes = [(n, n if o is None else o) for n, o in zip(x.shape[-2:], size, strict=True)]
+        return math.prod(n // o for n, o in sizes) if all(n % o == 0 for n, o in sizes) else 0
+    if isinstance(module, nn.AvgPool2d):
+        kernel = module.kernel_size if isinstance(module.kernel_size, tuple) else (module.kernel_size,) * 2
+        padded = module.padding not in (0, (0, 0)) and not module.count_include_pad
+        return 0 if padded or module.ceil_mode or module.divisor_override else math.prod(kernel)
+    return 0
+
+
+@torch.no_grad()
+def deployed_average(module: Any, x: Tensor, y: Tensor) -> Tensor | None:
+    """The fixed-point result of an average pool whose float result is y; None where it cannot be computed here."""
+    plan: Deployment | None = module.__dict__.get("deployment")
+    post: FakeQuantizeBase | None = module.activation_post_process
+    if plan is None or post is None or module.training or torch.compiler.is_compiling() or y.dtype != torch.float32:
+        return None
+    if plan.input.flags() != (False, True) or post.flags() != (False, True) or plan.input.dtype.bits > 8:
+        return None
+    count = window_of_average(module, x)
+    if not count or post.scale.numel() != 1 or (post.quant_min, post.quant_max) != _limits(post):
+        return None
+    scale = plan.input.scale.detach()
+    # The float mean is near enough to tell its integer sum.
+    total = (y.double() * count / scale.double()).round_()
+    share = scale.cpu() / torch.tensor(float(count))
+    factor = multiplier(share, torch.ones(1), float(post.scale), plan.multiplier_bits).to(y.device)
+    kind = INT16 if post.dtype.bits > 8 else INT8
+    return TorchMath().requantize(total, factor, kind, 0).float() * post.scale

@@ -172,6 +172,9 @@ class FakeQuantizeBase(nn.Module):
         Callers that pass `clip` give x away: it may be overwritten.
         """
         observe, quantize = self.flags()
+        if observe and not quantize and clip is not None and not torch.compiler.is_compiling():
+            # x is given away: clipping it first saves the observer a copy.
+            x, clip = clip_values(x, clip, in_place=True), None
         if observe and not torch.compiler.is_compiling():
             self._observe(x, clip)
         if not quantize:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from hbtool.nn.functional_module import METHODS
 from hbtool.nn.functional_module import FloatFunctional as _FloatFunctional
+from hbtool.quantization.deployed import deployed_average
 from hbtool.quantization.fake_quantize import FakeQuantize, FakeQuantizeBase
 from hbtool.quantization.observer import FixedScaleObserver, MovingAverageMinMaxObserver
-from hbtool.quantization.straight_through import quantize_dequantize
+from hbtool.quantization.straight_through import quantize_dequantize, substitute
 from hbtool.quantization.stubs import QuantStub as _FloatQuantStub
 
 
@@ -37,9 +38,15 @@ class OwnScale(nn.Module):
         return made
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The float result, fake-quantized."""
+        """The float result, fake-quantized; an average in VALIDATION state is the fixed-point model's."""
         y: Tensor = super().forward(*args, **kwargs)
-        return y if self.activation_post_process is None else self.activation_post_process(y)
+        if self.activation_post_process is None:
+            return y
+        rounded: Tensor = self.activation_post_process(y)
+        exact = deployed_average(self, args[0], y.detach()) if self.__dict__.get("deployment") and args else None
+        if exact is None:
+            return rounded
+        return substitute(rounded, exact) if rounded.requires_grad else exact
 
 
 class InputScale(nn.Module):

@@ -1,0 +1,64 @@
+"""Fixed point in torch = exported ONNX in onnxruntime = compiled artifact on the sample networks, small inputs."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hbtool.ir.onnx_session import make_session
+from hbtool.quantization import FakeQuantState, compile_model, convert_fx, prepare_qat_fx, set_fake_quantize
+from hbtool.quantization.qconfig import default_qat_out_8bit_fake_quant_qconfig, get_default_qconfig
+from hbtool.runtime.session import Session
+from hbtool.utils.onnx_helper import export_quantized_onnx
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+
+
+@pytest.fixture(scope="module")
+def networks():
+    sys.path[:0] = [str(SAMPLES / "torch"), str(SAMPLES / "digits"), str(SAMPLES / "cifar_resnet20")]
+    import networks
+    from model import ResNet20
+    from qat_model import QatDigits
+
+    yield {
+        "digits": (QatDigits, "head", (1, 1, 32, 32)),
+        "mobilenetv2": (networks.MobileNetV2, "classifier", (1, 3, 64, 64)),
+        "resnet18": (networks.ResNet18, "fc", (1, 3, 64, 64)),
+        "resnet20": (ResNet20, "linear", (1, 3, 32, 32)),
+    }
+    del sys.path[:3]
+
+
+@pytest.mark.parametrize("name", ["digits", "mobilenetv2", "resnet18", "resnet20"])
+def test_zero_differing_elements(networks, name, tmp_path):
+    build, head, shape = networks[name]
+    random = torch.Generator().manual_seed(5)
+    torch.manual_seed(5)
+    float_model = build().eval()
+    qconfigs = {
+        "": get_default_qconfig(activation_observer="min_max"),
+        "module_name": {head: default_qat_out_8bit_fake_quant_qconfig},
+    }
+    model = prepare_qat_fx(float_model, qconfigs).eval()
+    set_fake_quantize(model, FakeQuantState.CALIBRATION)
+    x = torch.randn(shape, generator=random)
+    with torch.no_grad():
+        model(x)
+    set_fake_quantize(model, FakeQuantState.VALIDATION)
+    fixed = convert_fx(model)
+    want = fixed(x)
+    assert want.abs().max() > 0
+    with torch.no_grad():
+        if name != "digits":
+            assert torch.equal(model(x), want)
+    export_quantized_onnx(fixed, x, tmp_path / "net.onnx")
+    session = make_session((tmp_path / "net.onnx").read_bytes())
+    assert np.array_equal(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0], want.numpy())
+    traced = torch.jit.trace(fixed, x)
+    assert compile_model(traced, [x], hbm=str(tmp_path / "net.hbm"), opt=2, march="bayes") == 0
+    artifact = Session(str(tmp_path / "net.hbm"))
+    assert np.array_equal(artifact.run(None, {artifact.get_inputs()[0].name: x.numpy()})[0], want.numpy())
