@@ -10,13 +10,14 @@ from hbtool.config.inputs import InputConfig, ModelInput, resolve_inputs
 from hbtool.config.node_info import NodeSetting
 from hbtool.config.notes import ConfigNote, Notebook, did_you_mean
 from hbtool.config.schema import LoadedConfig
-from hbtool.errors import ConfigError
+from hbtool.errors import ConfigError, ModelError
 
 MAX_OUTPUTS = 32
 """More outputs than this no artifact has (source: reference notes, interactions 7)."""
 TAIL_TYPES = ("Relu", "Clip", "Softmax", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Transpose")
 """What run_on_bpu may name on bernoulli2; Clip is how ONNX writes Relu6."""
-_HEAVY_TYPES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "QLinearConv", "LSTM", "GRU"})
+_HEAVY_TYPES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "QLinearConv"})
+_HEAVY_TYPES |= {"Einsum", "LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention"}
 _INT8_SECOND_INPUT = {"bayes-e": "MatMul"}
 """march → the op type whose second input is never int16 (seen in published logs)."""
 _SHOWN = 6
@@ -72,6 +73,7 @@ def check_against_model(loaded: LoadedConfig, facts: ModelFacts) -> ModelCheck:
 
     Raises:
         ConfigError: what cannot be done with this model; with ``strict`` also names that match no node.
+        ModelError: the model has nothing for the BPU's array.
     """
     book = Notebook(loaded.strict)
     inputs = resolve_inputs(loaded, facts.inputs, book)
@@ -84,9 +86,11 @@ def check_against_model(loaded: LoadedConfig, facts: ModelFacts) -> ModelCheck:
     _check_op_types(loaded, facts, book)
     refused = _refused(loaded, facts, settings, book)
     if facts.nodes and not _HEAVY_TYPES & {node.op_type for node in facts.nodes}:
-        place = loaded.place("model_parameters", "onnx_model")
-        message = "the model has no convolution and no matrix product; the BPU's array has nothing to do."
-        book.add(place, "model_parameters.onnx_model", message, "value")
+        raise ModelError(
+            "the model has no convolution and no matrix product, so the BPU's array has nothing to compute",
+            where=str(loaded.place("model_parameters", "onnx_model")),
+            hint="Name the model that holds the network's layers; this one runs in onnxruntime as it is.",
+        )
     notes = tuple(note for note in book.notes if note not in loaded.warnings)
     return ModelCheck(inputs, settings, output_nodes, removed, refused, notes)
 

@@ -20,7 +20,7 @@ from hbtool.config import (
     parse_config,
     resolve_paths,
 )
-from hbtool.errors import ConfigError
+from hbtool.errors import ConfigError, ModelError
 
 Load = Callable[..., LoadedConfig]
 IMAGE = ModelInput("images", (1, 3, 64, 96))
@@ -280,8 +280,9 @@ def test_too_many_outputs(load: Load) -> None:
 
 
 def test_a_model_without_convolution(load: Load) -> None:
-    (note,) = check(load, ModelFacts((IMAGE,), ("out",), NODES[2:])).warnings
-    assert "no convolution" in note.message
+    with pytest.raises(ModelError, match="no convolution and no matrix product") as caught:
+        check(load, ModelFacts((IMAGE,), ("out",), NODES[2:]))
+    assert caught.value.where == "c.yaml:2"
 
 
 def test_paths_count_from_the_folder_of_the_file(tmp_path: Path) -> None:
