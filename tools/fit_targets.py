@@ -56,7 +56,6 @@ LEAST_DDR = {"bernoulli2": 2.5e9, "bayes-e": 6.3e9, "nash-e": 25e9, "nash-m": 32
 
 KNOBS = (*FACTORS, "matrix_outputs", "matrix_inputs", "matrix_width")
 ROUNDS = 4
-PASSES = 2
 
 
 @dataclass(frozen=True)
@@ -298,6 +297,7 @@ def main() -> int:
     parser.add_argument("--networks", help="names of the networks to take, with commas between (default: all)")
     parser.add_argument("--most-mparams", type=float, default=1e9, help="skip larger networks")
     parser.add_argument("--most-segments", type=int, default=1000, help="fit only networks with at most so many")
+    parser.add_argument("--passes", type=int, default=2, help="how often to compile anew and fit")
     parser.add_argument("--as", dest="take_from", help="march whose figures per cycle are taken over")
     parser.add_argument("--cache", type=Path, help="folder that keeps INTEGER graphs between runs")
     parser.add_argument("--write", action="store_true")
@@ -326,7 +326,7 @@ def main() -> int:
     points = points_for(target)
     step = 1 if len(usable(points)) < FEW else 2
     start, best, least = target, target, math.inf
-    for _ in range(PASSES):
+    for _ in range(a.passes):
         trial = fit(usable(points)[::step], target, say, knobs)
         points = points_for(trial)
         if (score := loss(usable(points)[::step], trial)) < least:  # other plans may undo what the fit won
@@ -338,14 +338,21 @@ def main() -> int:
     note = f"Programs compiled with --{a.level} for the figures written."
     if step == 1:
         off = held_out_once(usable(best_points), start, say, knobs)
-        note += f" Too few networks to hold out half of them; each left out once: median error {100 * off:.1f} %."
+        note += (
+            f" Too few networks to hold out half of them; each left out once (programs as "
+            f"compiled for the figures fitted to all): median error {100 * off:.1f} %. There are fewer "
+            "networks than free figures: together the figures reproduce these networks, a single one means little."
+        )
     if apart:
         note += (
             f" {len(apart)} networks are cut into more than {a.most_segments} segments by CPU nodes; what is published "
-            "is then not bound by the BPU, and they took no part in the fit."
+            "need not be bound by the BPU then, and they took no part in the fit."
         )
     if a.take_from:
-        note += f" Figures per cycle are those of {a.take_from}; only {' and '.join(OUTSIDE)} were fitted here."
+        note += (
+            f" Figures per cycle are those of {a.take_from}; only {' and '.join(OUTSIDE)} were fitted "
+            "here. Networks held out here may have taken part in the fit of the shared figures."
+        )
     report = table(best_points, fitted, apart, best, f"## {a.board} ({best.march})", note)
     print(report)
     if a.write:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,20 @@ def test_every_figure_of_every_march_has_a_source(march: str) -> None:
     assert target.march == march
     assert all(text.strip() for text in target.sources.values())
     assert target.multiplier_bits == (15 if march.startswith("bayes") else 24)
+
+
+@pytest.mark.parametrize("march", targets.MARCHES)
+def test_a_figure_called_fitted_has_its_points_in_the_latency_page(march: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "latency.md").read_text(encoding="utf-8")
+    parts = [part for part in page.split("\n## ") if part.splitlines()[0].endswith(f"({march})")]
+    rows = [line for part in parts for line in part.splitlines() if line.startswith("| ")]
+    fitted = sum("| fitted |" in row for row in rows)
+    for name, source in targets.load(march).sources.items():
+        found = re.search(r"fitted (?:by \S+ )?to (\d+) ", source)
+        assert found is None or int(found[1]) == fitted, f"{march}: {name}"
+        assert found or not source.startswith("fitted to published"), f"{march}: {name} does not say to what"
+    if any("starting guess" in source for source in targets.load(march).sources.values()):
+        assert fitted == 0, f"{march} is fitted, but calls figures starting guesses"
 
 
 def test_feature_maps_take_the_smaller_of_the_two_paddings() -> None:
