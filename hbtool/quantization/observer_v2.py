@@ -57,13 +57,13 @@ def sample(x: Tensor, limit: int = SAMPLES) -> Tensor:
     return flat[:whole].view(-1, RUN)[::step].reshape(-1)
 
 
-def magnitude_histogram(x: Tensor, bins: int, share: bool) -> tuple[Tensor, Tensor]:
+def magnitude_histogram(x: Tensor, bins: int, share: bool, limit: int = SAMPLES) -> tuple[Tensor, Tensor]:
     """(counts [bins], bin centres [bins]) of nonzero |x| up to its maximum; over all processes if `share`."""
     largest = x.abs().max() if x.numel() <= SAMPLES else torch.stack(torch.aminmax(x)).abs().max()
     if share:
         largest = distributed.all_max(largest.view(1))[0]
     top = max(float(largest), torch.finfo(torch.float32).tiny)
-    magnitudes = sample(x).abs().float()
+    magnitudes = sample(x, limit).abs().float()
     counts = torch.histc(magnitudes, bins, 0.0, top)
     # Exact zeros (behind a ReLU) need no range and lose nothing.
     counts[0] -= magnitudes.numel() - torch.count_nonzero(magnitudes)
@@ -145,11 +145,38 @@ class PercentileObserver(MagnitudeObserver):
 class MSEObserver(MagnitudeObserver):
     """The magnitude, in hundredths of the maximum, with the least squared error after quantization."""
 
+    REFRESH = 4
+    """The search runs on each of the first and then on every such batch; between them the share of the maximum stays."""
+    ELEMENTS = SAMPLES
+    """Elements of a batch that a search looks at."""
+
     def __init__(self, stride: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 1 <= stride <= 100:
             raise UsageError(f"stride is {stride}.", hint="Give a step between 1 and 100 hundredths.")
         self.stride = stride
+        self._batches = 0
+        self._shares: Tensor | None = None
+
+    def limits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The symmetric range; its share of the batch's maximum is searched anew every few batches."""
+        self._batches += 1
+        parts = x.unbind(self.ch_axis) if self.per_channel else (x,)
+        fresh = self._batches <= self.REFRESH or self._batches % self.REFRESH == 0
+        if not fresh and self._shares is not None and self._shares.numel() == len(parts):
+            largest = torch.stack([torch.stack(torch.aminmax(part)).abs().max() for part in parts]).float()
+            if self.is_sync_quantize:
+                largest = distributed.all_max(largest)
+            high = largest * self._shares
+            return -high, high
+        shares = []
+        high = torch.empty(len(parts), device=x.device)
+        for index, part in enumerate(parts):
+            counts, centres = magnitude_histogram(part, self.bins, self.is_sync_quantize, self.ELEMENTS)
+            high[index] = self.magnitude(counts, centres)
+            shares.append(high[index] / self._top(centres))
+        self._shares = torch.stack(shares)
+        return -high, high
 
     def magnitude(self, counts: Tensor, centres: Tensor) -> Tensor:
         """The best hundredth."""
