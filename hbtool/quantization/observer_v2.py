@@ -146,7 +146,7 @@ class MSEObserver(MagnitudeObserver):
     """The magnitude, in hundredths of the maximum, with the least squared error after quantization."""
 
     REFRESH = 4
-    """The search runs on each of the first and then on every such batch; between them the share of the maximum stays."""
+    """The search runs on the first batches and then on every such one; between them the share of the maximum stays."""
     ELEMENTS = SAMPLES
     """Elements of a batch that a search looks at."""
 

@@ -50,7 +50,8 @@ def _insert(model: ir.Model, node: ir.Node, before: ir.Node) -> None:
     stem = graph.node_name(node)
     quantize = ir.Node("", "QuantizeLinear", [value, scale, zero], num_outputs=1, name=f"{stem}/Quantize")
     integers = quantize.outputs[0]
-    integers.name, integers.shape, integers.dtype = f"{value.name}_integers", value.shape, zero.dtype
+    integers.name, integers.shape = f"{value.name}_integers", value.shape
+    integers.dtype = zero.dtype or ir.DataType.INT8
     dequantize = ir.Node("", "DequantizeLinear", [integers, scale, zero], num_outputs=1, name=f"{stem}/Dequantize")
     out = dequantize.outputs[0]
     out.name, out.shape, out.dtype = f"{value.name}_dequantized", value.shape, ir.DataType.FLOAT

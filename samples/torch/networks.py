@@ -130,7 +130,9 @@ def load_onnx(model: nn.Module, path: str | Path) -> None:
     for node, (layer, norm, holder) in zip(nodes, layers, strict=True):
         weight, bias = tensors[node.input[1]], tensors[node.input[2]]
         given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        layer.weight.copy_(weight.t() if node.op_type == "Gemm" and not given.get("transB", 0) else weight)
+        weight = weight.t() if node.op_type == "Gemm" and not given.get("transB", 0) else weight
+        # A classifier may be a 1x1 convolution in the file.
+        layer.weight.copy_(weight.reshape(layer.weight.shape))
         if norm is None:
             layer.bias.copy_(bias)
             continue
