@@ -60,7 +60,9 @@ class TorchModel(Group):
 
     model: Factory = Field(description="what builds the float network, QuantStub and DeQuantStub included")
     model_kwargs: Kwargs = Field(default={}, description="keyword arguments of the factory")
-    weights: str | None = Field(default=None, description="state dict of the float network: .safetensors, or .pt/.pth/.th")
+    weights: str | None = Field(
+        default=None, description="state dict of the float network: .safetensors, or .pt/.pth/.th"
+    )
     march: Annotated[str, AfterValidator(_march)] = Field(description="BPU generation, such as bayes-e")
     input_shape: Annotated[tuple[tuple[int, ...], ...], BeforeValidator(_shapes)] = Field(
         description="shape of each input of the deployed model, such as 1x3x32x32; `;` between inputs"
@@ -79,7 +81,8 @@ class TorchData(Group):
     validation: Factory | None = Field(default=None, description="data the metric is measured on")
     data_kwargs: Kwargs = Field(default={}, description="keyword arguments of the three factories")
     loss: str = Field(default="cross_entropy", description="cross_entropy, mse, or a factory function(outputs, target)")
-    metric: str = Field(default="accuracy", description="accuracy, or a factory function(outputs, target) -> (sum, count) of one batch"
+    metric: str = Field(
+        default="accuracy", description="accuracy, or a factory function(outputs, target) -> (sum, count) of one batch"
     )
     metric_mode: Literal["max", "min"] = Field(default="max", description="whether a larger metric is better")
     batch_size: int = Field(default=32, ge=1, description="images per step and process")
@@ -99,19 +102,24 @@ class ModuleQuantization(Group):
 class TorchQuantization(Group):
     """How the network is quantized."""
 
-    observer: Literal["min_max", "percentile", "mse", "kl", "mix", "clip_std"] = Field(default="mse", description="activation observer of calibration"
+    observer: Literal["min_max", "percentile", "mse", "kl", "mix", "clip_std"] = Field(
+        default="mse", description="activation observer of calibration"
     )
     calibration_steps: int = Field(default=20, ge=1, description="batches used for calibration, at most")
     calibration_averaging_constant: float = Field(default=0.1, ge=0, le=1, description="share of the newest batch")
     fake_quant: Literal["fake_quant", "lsq", "pact"] = Field(default="fake_quant", description="activations in QAT")
-    activation_averaging_constant: float = Field(default=0.0, ge=0, le=1, description="share of the newest batch in QAT; 0 keeps the calibrated scales"
+    activation_averaging_constant: float = Field(
+        default=0.0, ge=0, le=1, description="share of the newest batch in QAT; 0 keeps the calibrated scales"
     )
     weight_averaging_constant: float = Field(default=1.0, ge=0, le=1, description="1: the scale follows the weights")
     weight_bits: Literal[4, 8] = Field(default=8, description="bits of all weights")
     weight_per_channel: bool = Field(default=True, description="one weight scale per output channel")
-    output_layers: Names = Field(default=(), description="modules whose int32 accumulator is the output; `;` between them")
+    output_layers: Names = Field(
+        default=(), description="modules whose int32 accumulator is the output; `;` between them"
+    )
     module_name: dict[str, ModuleQuantization] = Field(default={}, description="module path -> what differs there")
-    qat_mode: Literal["fuse_bn", "with_bn", "with_bn_reverse_fold"] = Field(default="fuse_bn", description="when batch normalization is absorbed"
+    qat_mode: Literal["fuse_bn", "with_bn", "with_bn_reverse_fold"] = Field(
+        default="fuse_bn", description="when batch normalization is absorbed"
     )
     hybrid: bool = Field(default=False, description="allow CPU operators between BPU operators")
     hybrid_modules: Names = Field(default=(), description="module paths forced to the CPU; `;` between them")
@@ -127,7 +135,9 @@ class TorchTraining(Group):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(default=4e-5, ge=0, description="weight decay")
     schedule: Literal["constant", "cosine", "step"] = Field(default="cosine", description="course of the learning rate")
-    step_epochs: tuple[int, ...] = Field(default=(), description="schedule step: epochs after which the rate is a tenth")
+    step_epochs: tuple[int, ...] = Field(
+        default=(), description="schedule step: epochs after which the rate is a tenth"
+    )
     clip_gradient: float | None = Field(default=None, gt=0, description="largest norm of all gradients")
     amp: bool = Field(default=False, description="mixed precision (bfloat16) between fake quantizers")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1")

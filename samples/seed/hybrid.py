@@ -2,8 +2,8 @@
 
 Run it with `python -m hbtool.compat samples/seed/hybrid.py [folder]`, then
 `hb_mapper makertbin -c samples/seed/hybrid.yaml --model-type onnx`. Repaired against the listing, which cannot run as
-printed: forward starts with `x = self.selu(input)` (it read x before assigning it), and the layers are `ConvReLU`, which
-the listing defines and hybrid_dict's "layer1.conv" fits, instead of `ConvBNReLU`, which it does not define.
+printed: forward starts with `x = self.selu(input)` (it read x before assigning it), and the layers are `ConvReLU`,
+which the listing defines and hybrid_dict's "layer1.conv" fits, instead of `ConvBNReLU`, which it does not define.
 """
 
 import sys
