@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 import hbtool
@@ -26,13 +25,13 @@ from hbtool.config.schema import LoadedConfig
 from hbtool.errors import HbError
 from hbtool.flows.makertbin import makertbin
 from hbtool.flows.verify import verify
+from hbtool.ir.int8_path import PRECISION, is_exact
 from hbtool.ir.onnx_session import threads
 
 Status = Literal["ok", "note", "failed"]
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "pydantic", "safetensors", "torch")
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 _LITTLE_DISK_BYTES = 2 * 1024**3
-_PRECISION = "session.x64quantprecision"
 
 
 @dataclass(frozen=True)
@@ -143,50 +142,17 @@ def _cpu() -> Finding:
 
 
 def _int8_path() -> Finding:
-    """u8 x s8 convolution with the largest values: saturating kernels are wrong here, exact ones are not."""
-    exact = {setting: _exact(setting) for setting in ("0", "1")}
-    facts = {"exact_without_option": exact["0"], "exact_with_option": exact["1"], "chosen": f"{_PRECISION}=1"}
-    without = "exact" if exact["0"] else "saturates"
-    if not exact["1"]:
+    """Whether u8 x s8 kernels are exact by themselves, and what sessions do about it."""
+    alone, with_option = is_exact(False), is_exact(True)
+    chosen = f"{PRECISION} not set" if alone else f"{PRECISION}=1"
+    facts = {"exact_without_option": alone, "exact_with_option": with_option, "chosen": chosen}
+    if not (alone or with_option):
         return Finding(
-            "int8 path", "failed", f"u8·s8 is not exact in onnxruntime even with {_PRECISION}=1 (without: {without})",
+            "int8 path", "failed", f"u8·s8 is not exact in onnxruntime, with or without {PRECISION}=1",
             "Results here would differ from the chip's; update onnxruntime.", facts,
         )  # fmt: skip
-    text = f"u8·s8 in onnxruntime: {without} by default, exact with {_PRECISION}=1, which hbtool always sets"
-    return Finding("int8 path", "ok", text, facts=facts)
-
-
-def _exact(precision: str) -> bool:
-    rng = np.random.default_rng(0)
-    weight = np.where(rng.random((32, 64, 3, 3)) < 0.9, 127, -128).astype(np.int8)
-    image = np.where(rng.random((1, 64, 14, 14)) < 0.9, 255, 0).astype(np.uint8)
-    scale = np.float32(1 / 65536)
-    constants = [
-        numpy_helper.from_array(np.asarray(a), n)
-        for n, a in (
-            ("one", np.float32(1)), ("zx", np.uint8(0)), ("w", weight), ("sw", np.full(32, scale, np.float32)),
-            ("zw", np.zeros(32, np.int8)), ("zy", np.uint8(0)),
-        )
-    ]  # fmt: skip
-    node = helper.make_node("QLinearConv", ["x", "one", "zx", "w", "sw", "zw", "one", "zy"], ["y"], kernel_shape=[3, 3])
-    info = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [node],
-        "probe",
-        [info("x", TensorProto.UINT8, [1, 64, 14, 14])],
-        [info("y", TensorProto.UINT8, None)],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(_PRECISION, precision)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, {"x": image})
-    windows = np.lib.stride_tricks.sliding_window_view(image[0].astype(np.int64), (3, 3), axis=(1, 2))
-    sums = np.einsum("cyxij,ocij->oyx", windows, weight.astype(np.int64))
-    want = np.clip(np.rint(sums.astype(np.float32) * scale), 0, 255).astype(np.uint8)
-    return bool(np.array_equal(got[0], want))
+    text = "exact by itself, the fast kernels are used" if alone else f"saturates by itself, exact with {PRECISION}=1"
+    return Finding("int8 path", "ok", f"u8·s8 in onnxruntime: {text}", facts=facts)
 
 
 def _threads() -> Finding:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from hbtool.errors import ModelError
+from hbtool.ir.int8_path import PRECISION, needs_option
 
 onnxruntime.set_default_logger_severity(3)
 
@@ -21,8 +22,8 @@ def threads() -> int:
 def make_session(model: ir.Model | onnx.ModelProto | bytes, *, optimize: bool = True) -> onnxruntime.InferenceSession:
     """An onnxruntime CPU session.
 
-    Integer kernels are exact on every CPU: without VNNI, u8 x s8 products saturate in 16 bits unless
-    `session.x64quantprecision` is set.
+    Integer kernels are exact on every CPU: where u8 x s8 products would saturate (no VNNI), the slower exact ones are
+    chosen; see `int8_path`.
 
     Raises:
         ModelError: onnxruntime cannot load the model; the message is onnxruntime's.
@@ -30,7 +31,8 @@ def make_session(model: ir.Model | onnx.ModelProto | bytes, *, optimize: bool = 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads()
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if needs_option():
+        options.add_session_config_entry(PRECISION, "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if isinstance(model, ir.Model):
