@@ -60,7 +60,8 @@ def write_container(path: str | Path, container: Container) -> Path:
         "checksums": {name: zlib.crc32(a.tobytes()) for name, a in tensors.items()},
     }
     text = json.dumps(body, sort_keys=True)
-    metadata = {"hbtool": text, "hbtool_crc32": str(zlib.crc32(text.encode()))}
+    # One key only: safetensors writes several in an order that changes from run to run.
+    metadata = {"hbtool": f"{zlib.crc32(text.encode())}:{text}"}
     return write_bytes(path, save(tensors, metadata))
 
 
@@ -112,10 +113,10 @@ def _check_head(file: Path) -> None:
 
 
 def _header(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
-    text = metadata.get("hbtool")
-    if text is None:
+    checksum, _, text = metadata.get("hbtool", "").partition(":")
+    if not text:
         raise ArtifactError("this safetensors file is not an hbtool artifact", where=where)
-    if str(zlib.crc32(text.encode())) != metadata.get("hbtool_crc32"):
+    if str(zlib.crc32(text.encode())) != checksum:
         raise ArtifactError("the header does not match its checksum", where=where, hint=_DAMAGED)
     try:
         header = json.loads(text)

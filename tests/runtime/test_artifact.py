@@ -106,7 +106,7 @@ def _read_head(path: Path) -> tuple[dict, bytes]:
 
 
 def _header(path: Path) -> dict:
-    return json.loads(_read_head(path)[0]["__metadata__"]["hbtool"])
+    return json.loads(_read_head(path)[0]["__metadata__"]["hbtool"].partition(":")[2])
 
 
 def _tensors(path: Path) -> dict:
@@ -116,7 +116,7 @@ def _tensors(path: Path) -> dict:
 def _rewrite(source: Path, target: Path, header: dict) -> None:
     head, body = _read_head(source)
     text = json.dumps(header)
-    head["__metadata__"] = {"hbtool": text, "hbtool_crc32": str(zlib.crc32(text.encode()))}
+    head["__metadata__"] = {"hbtool": f"{zlib.crc32(text.encode())}:{text}"}
     encoded = json.dumps(head).encode()
     encoded += b" " * (-len(encoded) % 8)
     target.write_bytes(struct.pack("<Q", len(encoded)) + encoded + body)
