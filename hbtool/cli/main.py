@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lint": ("hbtool.cli.lint", "Look for the usual mistakes in calibration data and preprocessing."),
     "tune": ("hbtool.cli.tune", "Find the smallest changes that reach an accuracy, with their price."),
     "doctor": ("hbtool.cli.doctor", "Say whether this computer is fit for hbtool, and try the whole road."),
+    "explain": ("hbtool.cli.explain", "Say what a key of config.yaml means."),
     "ops": ("hbtool.cli.ops", "List what the BPU of a march takes."),
 }
 """Command -> module that defines `command`, and the line `hbtool --help` shows without loading it."""

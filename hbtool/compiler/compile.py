@@ -138,7 +138,7 @@ class _Compilation:
         self.addresses = place_tensors(net, target, share=options.level > 0)
         self.memory = Memory(target.onchip_bytes * options.core_num, target.address_bytes)
         self.emitter = Emitter(options.core_num)
-        self.residence = Residence(net, self.addresses, target, self.memory, self.emitter)
+        self.residence = Residence(net, self.addresses, target, self.memory, self.emitter, options)
         self.calls = CallLimit(self.residence, call_limit_us)
         self.runner = TileRunner(self.residence, options, self.calls)
         self.bands = BandRunner(self.runner)

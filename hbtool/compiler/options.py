@@ -21,6 +21,8 @@ class CompileOptions:
         core_num: cores that work on one frame.
         max_time_per_fc: longest function call in microseconds, 0 for no limit.
         jobs: processes; results do not depend on it.
+        input_no_padding: inputs lie in DDR without padding.
+        output_no_padding: so do outputs.
     """
 
     optimize_level: OptimizeLevel = "O2"
@@ -29,6 +31,8 @@ class CompileOptions:
     core_num: int = 1
     max_time_per_fc: int = 0
     jobs: int = 1
+    input_no_padding: bool = False
+    output_no_padding: bool = False
 
     @property
     def level(self) -> int:
@@ -46,4 +50,6 @@ class CompileOptions:
         parts = [f"--{self.optimize_level}", f"--core-num {self.core_num}", mode[self.compile_mode]]
         if self.max_time_per_fc:
             parts.append(f"--max-time-per-fc {self.max_time_per_fc}")
+        parts += ["--input-no-padding"] if self.input_no_padding else []
+        parts += ["--output-no-padding"] if self.output_no_padding else []
         return " ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from hbtool.compiler.addresses import Addresses, Place, Storage
 from hbtool.compiler.allocate import Memory
 from hbtool.compiler.emit import Emitter, Operand, Slot
 from hbtool.compiler.layers import Net, Tensor, sizes
+from hbtool.compiler.options import CompileOptions
 from hbtool.compiler.tile import axes_of
 from hbtool.ops.op import Box, whole
 from hbtool.target.job import Job
@@ -60,9 +61,17 @@ class Held:
 class Residence:
     """All storages of a segment, the on-chip memory and the DDR regions."""
 
-    def __init__(self, net: Net, addresses: Addresses, target: Target, memory: Memory, emitter: Emitter) -> None:
+    def __init__(
+        self,
+        net: Net,
+        addresses: Addresses,
+        target: Target,
+        memory: Memory,
+        emitter: Emitter,
+        options: CompileOptions,
+    ) -> None:
         self.net, self.addresses, self.target = net, addresses, target
-        self.memory, self.emitter = memory, emitter
+        self.memory, self.emitter, self.options = memory, emitter, options
         self.regions: list[Region] = []
         self.held = {s: Held(s) for s in addresses.storages}
         self.output_slots: dict[Tensor, Slot] = {}
@@ -77,7 +86,7 @@ class Residence:
                     uses.append(layer.number)
         for tensor in net.inputs:
             held = self.of(tensor)
-            held.home = self._region(tensor, "input")
+            held.home = self._region(tensor, "input", dense=options.input_no_padding)
             box = whole(tensor.shape)
             held.pieces[box], held.saved = tensor, {box}
         for tensor in net.outputs:
@@ -89,8 +98,9 @@ class Residence:
 
     # ------------------------------------------------------------------------------------------------------ regions
 
-    def _region(self, tensor: Tensor, kind: str) -> Slot:
-        layout = self.target.layout(tensor.shape, tensor.item_bytes)
+    def _region(self, tensor: Tensor, kind: str, *, dense: bool) -> Slot:
+        target = replace(self.target, layouts=((1, 1),)) if dense else self.target
+        layout = target.layout(tensor.shape, tensor.item_bytes)
         origin = (0,) * len(tensor.shape)
         slot = Slot(len(self.regions) + 1, 0, layout.strides, origin, tensor.shape, layout.padded)
         view = slot.view(whole(tensor.shape), tensor.type)
@@ -100,8 +110,9 @@ class Residence:
     def _output(self, tensor: Tensor) -> Slot:
         """The region of a result: the storage's own home where the result is all of it, under whatever strides."""
         held, place = self.of(tensor), self.place(tensor)
-        if held.home is not None or math.prod(tensor.shape) != math.prod(held.storage.layout.shape):
-            return self._region(tensor, "output")
+        dense, all_of_it = self.options.output_no_padding, math.prod(held.storage.layout.shape)
+        if dense or held.home is not None or math.prod(tensor.shape) != all_of_it:
+            return self._region(tensor, "output", dense=dense)
         layout = held.storage.layout
         origin = (0,) * len(layout.shape)
         space = len(self.regions) + 1

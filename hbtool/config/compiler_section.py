@@ -14,6 +14,8 @@ from hbtool.config.section import Section
 CompileMode = Literal["latency", "bandwidth", "balance"]
 OptimizeLevel = Literal["O0", "O1", "O2", "O3"]
 CacheMode = Literal["disable", "enable", "force_overwrite"]
+PADDING_SWITCHES = ("input_no_padding", "output_no_padding")
+"""The extra_params that mean something here."""
 _NO_CUSTOM_CODE = "register is the only method"
 
 
@@ -94,7 +96,8 @@ class CompilerParameters(Section):
         int,
         Key(
             integer(0, 25_165_824, "bytes"),
-            "On-chip L2 memory the model may use; 0: what the compiler chooses.",
+            "Most on-chip memory the model may use, over all of its cores; 0: all there is. What does not fit goes "
+            "through DDR.",
             marches="nash-h, nash-p, nash-starry-p",
             ignored_on={
                 "bernoulli2": "no L2 memory there",
@@ -107,7 +110,8 @@ class CompilerParameters(Section):
         dict[str, JsonValue],
         Key(
             FREE,
-            "Passed through as it is, for example input_no_padding and output_no_padding.",
+            "Further switches: input_no_padding and output_no_padding (True: inputs or outputs lie in DDR without the "
+            "machine's padding). Others are switches of the vendor's compiler and have no effect here.",
             default_text="{}",
         ),
     ] = Field(default_factory=dict)

@@ -124,7 +124,8 @@ class InputParameters(Section):
         bool,
         Key(
             BOOL,
-            "One address per image of a batch instead of one for the batch.",
+            "One input per image of a batch instead of one for the batch: the application feeds NAME_0, NAME_1, ... of "
+            "batch 1. Counts for a batch of the model and for input_batch.",
             marches="bayes, nash",
             ignored_on={"bernoulli2": "not offered there", "bayes-e": "not offered there"},
         ),
@@ -133,7 +134,7 @@ class InputParameters(Section):
         tuple[str, ...],
         Key(
             NAMES,
-            "The inputs whose batch is split into one address per image. Exclusive with separate_batch.",
+            "The inputs whose batch is split as separate_batch does. Exclusive with separate_batch.",
             marches="bayes, nash",
             ignored_on={"bernoulli2": "not offered there", "bayes-e": "not offered there"},
         ),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class InputConfig:
     ``shape`` is in ``layout_train`` order with the batch of one sample; ``mean``, ``scale`` and ``std`` hold one value
     or one per channel, in 0..255 units of ``type_train``, or are None where they do not apply. The preprocessing is
     (x - mean) · scale, or (x - mean) / std. ``cal_data_type`` is the type of raw sample files (.npy carry their own).
+    ``separate``: the application feeds the images of a batch one by one.
     """
 
     name: str
@@ -53,6 +55,7 @@ class InputConfig:
     cal_data_type: str
     source: str
     batch: int = 1
+    separate: bool = False
 
     @property
     def is_image(self) -> bool:
@@ -125,11 +128,12 @@ def resolve_inputs(
     names = _order(loaded, model_inputs)
     _check_counts(loaded, len(model_inputs), book)
     by_name = {model_input.name: model_input for model_input in model_inputs}
-    _check_sources(loaded, names)
+    _check_names(loaded, names)
     found: dict[str, InputConfig] = {}
     for index, name in enumerate(names):
         draft = Draft(loaded, book, index, len(names), name)
         found[name] = _resolve(draft, _shape(draft, by_name[name]))
+    _check_part_names(loaded, found)
     return tuple(found[model_input.name] for model_input in model_inputs)
 
 
@@ -204,12 +208,30 @@ def _order(loaded: LoadedConfig, model_inputs: Sequence[ModelInput]) -> list[str
     return listed
 
 
-def _check_sources(loaded: LoadedConfig, names: Sequence[str]) -> None:
-    for name in loaded.compiler_parameters.input_source:
-        if name not in names and name not in ("*", "_default_value"):
-            where = str(loaded.place("compiler_parameters", "input_source"))
+def _check_part_names(loaded: LoadedConfig, found: Mapping[str, InputConfig]) -> None:
+    """The inputs that separate_batch makes must not be called as others are."""
+    for entry in found.values():
+        taken = [name for name in found if entry.separate and re.fullmatch(rf"{re.escape(entry.name)}_\d+", name)]
+        if taken:
+            key = "separate_batch" if loaded.input_parameters.separate_batch else "separate_name"
+            raise ConfigError(
+                f"{key}: the images of {entry.name!r} would be named like the input {taken[0]!r}.",
+                where=str(loaded.place("input_parameters", key)),
+                hint="Rename one of the inputs in the model.",
+            )
+
+
+def _check_names(loaded: LoadedConfig, names: Sequence[str]) -> None:
+    """Inputs that input_source and separate_name mention, against those there are."""
+    sources = [name for name in loaded.compiler_parameters.input_source if name not in ("*", "_default_value")]
+    mentioned = [("compiler_parameters", "input_source", name) for name in sources]
+    mentioned += [("input_parameters", "separate_name", name) for name in loaded.input_parameters.separate_name]
+    for section, key, name in mentioned:
+        if name not in names:
             hint = did_you_mean(name, names) or f"The model's inputs are {', '.join(names)}."
-            raise ConfigError(f"input_source: the model has no input {name!r}.", where=where, hint=hint)
+            raise ConfigError(
+                f"{key}: the model has no input {name!r}.", where=str(loaded.place(section, key)), hint=hint
+            )
 
 
 def _shape(draft: Draft, model_input: ModelInput) -> tuple[int, ...]:
@@ -246,7 +268,7 @@ def _resolve(draft: Draft, shape: tuple[int, ...]) -> InputConfig:
         name=draft.name, type_rt=type_rt, type_train=type_train, layout_rt=layout_rt, layout_train=layout_train,
         space_and_range=draft.part("input_space_and_range") or "regular", shape=shape, norm_type=norm_type,
         mean=mean, scale=scale, std=std, cal_data_dir=_folder(draft), cal_data_type=_data_type(draft, type_train),
-        source=source, batch=draft.loaded.input_parameters.input_batch,
+        source=source, batch=draft.loaded.input_parameters.input_batch, separate=_separate(draft, shape),
     )  # fmt: skip
     if draft.loaded.calibration_parameters.preprocess_on and not result.is_image:
         hint = "Write preprocess_on: False and prepare the samples yourself."
@@ -261,6 +283,18 @@ def _resolve(draft: Draft, shape: tuple[int, ...]) -> InputConfig:
         hint = "Export the model with batch 1, or remove input_batch."
         raise draft.error("input_batch", f"{result.batch} needs a model with batch 1; it has {shape[0]}.", hint)
     return result
+
+
+def _separate(draft: Draft, shape: tuple[int, ...]) -> bool:
+    """Whether the images of the batch are fed one by one."""
+    group = draft.loaded.input_parameters
+    if not group.separate_batch and draft.name not in group.separate_name:
+        return False
+    if max(group.input_batch, shape[0] if shape else 1) == 1:
+        key = "separate_batch" if group.separate_batch else "separate_name"
+        draft.note(key, "nothing to split: the batch is 1.", "info")
+        return False
+    return True
 
 
 def _source(draft: Draft, type_rt: str) -> str:
@@ -308,6 +342,7 @@ def inputs_table(inputs: Sequence[InputConfig]) -> list[dict[str, str]]:
              "layout": entry.layout_train, "rt": entry.type_rt, "layout rt": entry.layout_rt,
              "source": entry.source, "norm": entry.norm_type}
             | {name: " ".join(f"{n:g}" for n in value) if value else "" for name, value in numbers.items()}
+            | ({"batch": f"{entry.batch}{', one input each' if entry.separate else ''}"} if entry.batch > 1 else {})
             | {"samples": str(entry.cal_data_dir or ""), "type": entry.cal_data_type}
         )  # fmt: skip
     return rows

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hbtool.config.compiler_section import PADDING_SWITCHES
 from hbtool.config.marches import is_nash, is_target_file, max_batch, max_cores, max_time_per_fc_us
 from hbtool.config.node_info import NodeSetting
 from hbtool.config.notes import Notebook, NoteKind, Place
 from hbtool.config.optimization import OptimizationFlags
+from hbtool.config.values import BadValueError, parse_bool
 from hbtool.config.yaml_text import find_placeholder
 from hbtool.errors import ConfigError
 
@@ -170,6 +172,11 @@ def _settle_compiler(group: _Group) -> None:
     if time_us and not 1000 <= time_us <= limit_us:
         hint = f"Write 0 (no limit) or 1000..{limit_us} microseconds."
         raise group.error("max_time_per_fc", f"{time_us} is outside 1000..{limit_us}.", hint)
+    for switch in set(PADDING_SWITCHES) & set(values.get("extra_params", {})):
+        try:
+            values["extra_params"][switch] = parse_bool(str(values["extra_params"][switch]))
+        except BadValueError as error:
+            raise group.error("extra_params", f"{switch}: {error.message}.", error.hint) from None
     if values.get("jobs") == 0:
         values["jobs"] = None
         group.note("jobs", "0 is read as one process per core.", "info")

@@ -250,6 +250,8 @@ def compile_options(loaded: LoadedConfig) -> CompileOptions:
         core_num=p.core_num,
         max_time_per_fc=p.max_time_per_fc,
         jobs=p.jobs or os.cpu_count() or 1,
+        input_no_padding=p.extra_params.get("input_no_padding") is True,
+        output_no_padding=p.extra_params.get("output_no_padding") is True,
     )
 
 

@@ -23,7 +23,7 @@ from hbtool.passes.cut_outputs import cut_outputs
 from hbtool.passes.equalize import equalize
 from hbtool.passes.read_qdq import has_qdq, read_qdq
 from hbtool.passes.simplify import simplify, simplify_trained
-from hbtool.target.target import Target
+from hbtool.target.target import BORROWED, Target
 from hbtool.target.target import load as load_target
 
 
@@ -84,6 +84,11 @@ def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False
             hint="Convert the model to ONNX first and name it with onnx_model.",
         )
     target = _target(loaded, paths)
+    if target.march in BORROWED:
+        talk.warn(
+            f"march {target.march}: most figures of this machine are those of {BORROWED[target.march]}; results are "
+            "the same bits as on any nash march, latencies were held against no board"
+        )
     proto = read_proto(paths.onnx_model)
     facts = model_facts(proto)
     check = check_against_model(loaded, facts)
@@ -125,13 +130,18 @@ def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False
 
 def _target(loaded: LoadedConfig, paths: ResolvedPaths) -> Target:
     """The machine; an error about a march that is a name in the configuration has the key's place."""
-    if paths.target_file is not None:
-        return load_target(str(paths.target_file))
     try:
-        return load_target(loaded.model_parameters.march)
+        target = load_target(str(paths.target_file) if paths.target_file else loaded.model_parameters.march)
     except ConfigError as error:
+        if paths.target_file is not None:
+            raise
         where = str(loaded.place("model_parameters", "march"))
         raise ConfigError(f"march: {error.message}", where=where, hint=error.hint) from error
+    compiler = loaded.compiler_parameters
+    if not compiler.max_l2m_size:
+        return target
+    per_core = max(1, compiler.max_l2m_size // compiler.core_num)
+    return target.with_less_memory(per_core, "max_l2m_size of the configuration")
 
 
 def _tell_inputs(inputs: Sequence[InputConfig], samples: Dataset, talk: Talk) -> None:

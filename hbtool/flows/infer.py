@@ -29,7 +29,7 @@ def read_feeds(
         UsageError: a name is missing or unknown.
         DataError: a file is missing or does not fit.
     """
-    forms = {form.name: form for form in load_artifact(artifact_path, model).inputs}
+    forms = {part.name: part for form in load_artifact(artifact_path, model).inputs for part in form.parts}
     columns: dict[str, list[np.ndarray]] = {}
     for text in assignments:
         name, _, file = text.rpartition("=")

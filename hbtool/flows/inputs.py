@@ -105,6 +105,7 @@ def input_formats(model: ir.Model, configs: Sequence[InputConfig]) -> tuple[Inpu
                 config.layout_train,
                 config.space_and_range,
                 dtype,
+                config.separate,
             )
         )
     return tuple(formats)

@@ -176,6 +176,7 @@ def _input_to_json(form: InputFormat) -> dict[str, Any]:
         "layout_graph": form.layout_graph,
         "space_and_range": form.space_and_range,
         "dtype": np.dtype(form.dtype).name,
+        "separate": form.separate,
     }
 
 
@@ -188,6 +189,7 @@ def _input_from_json(entry: Mapping[str, Any]) -> InputFormat:
         str(entry["layout_graph"]),
         str(entry["space_and_range"]),
         np.dtype(str(entry["dtype"])),
+        bool(entry["separate"]),
     )
 
 

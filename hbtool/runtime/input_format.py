@@ -12,7 +12,7 @@ A graph whose input is NHWC gets the same values as `[N, H, W, C]`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -37,6 +37,7 @@ class InputFormat:
         layout_graph: NCHW or NHWC, of the graph's input.
         space_and_range: regular or bt601_video, for nv12 and yuv444.
         dtype: dtype of a featuremap.
+        separate: the images of the batch are fed one by one, each as an input of its own (`parts`).
     """
 
     name: str
@@ -46,6 +47,18 @@ class InputFormat:
     layout_graph: str = "NCHW"
     space_and_range: str = "regular"
     dtype: DTypeLike = np.float32
+    separate: bool = False
+
+    @property
+    def parts(self) -> tuple[InputFormat, ...]:
+        """What the application feeds: this input, or with `separate` one of batch 1 per image (`x_0`, `x_1`, ...)."""
+        if not self.separate:
+            return (self,)
+        single = (1, *self.shape[1:])
+        return tuple(
+            replace(self, name=part_name(self.name, index), shape=single, separate=False)
+            for index in range(self.shape[0])
+        )
 
     @property
     def is_image(self) -> bool:
@@ -80,6 +93,11 @@ class InputFormat:
     def fed_bytes(self) -> int:
         """Bytes of what the application feeds."""
         return math.prod(self.fed_shape) * self.fed_dtype.itemsize
+
+
+def part_name(name: str, index: int) -> str:
+    """Name under which the application feeds one image of a separated batch."""
+    return f"{name}_{index}"
 
 
 def to_graph_tensor(fed: Array | bytes, form: InputFormat) -> Array:

@@ -60,7 +60,6 @@ class Session:
             raise UsageError(f"unknown backend {backend!r}", hint=f"Backends: {', '.join(BACKENDS)}.")
         self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact, name)
         self.backend = backend
-        self._forms = {form.name: form for form in self.artifact.inputs}
         self._host: onnxruntime.InferenceSession | None = None
         if backend == "host":
             self._host = make_session(to_standard_onnx(self.artifact.model))
@@ -104,12 +103,15 @@ class Session:
 
     def graph_feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The same inputs in the types of the INTEGER graph (images as int8)."""
-        names = list(self._forms)
-        if unknown := [name for name in feeds if name not in self._forms]:
+        names = [part.name for form in self.artifact.inputs for part in form.parts]
+        if unknown := [name for name in feeds if name not in names]:
             raise DataError(f"there is no input {unknown[0]!r}", hint=f"Inputs: {', '.join(names)}.")
         if missing := [name for name in names if name not in feeds]:
             raise DataError(f"input {missing[0]!r} is missing", hint=f"Inputs: {', '.join(names)}.")
-        return {name: self._graph_tensor(feeds[name], form) for name, form in self._forms.items()}
+        return {
+            form.name: _stacked([self._graph_tensor(feeds[part.name], part) for part in form.parts])
+            for form in self.artifact.inputs
+        }
 
     @staticmethod
     def _graph_tensor(fed: Any, form: InputFormat) -> np.ndarray:
@@ -120,11 +122,15 @@ class Session:
         return to_graph_tensor(np.asarray(fed), form)
 
 
+def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
 def described_inputs(artifact: Artifact) -> list[NodeArg]:
     """What the application feeds, in the order of the graph's inputs."""
     forms = {form.name: form for form in artifact.inputs}
     values = artifact.model.graph.inputs
-    return [_described(forms[graph.value_name(v)], meta.qparams(v)) for v in values]
+    return [_described(part, meta.qparams(v)) for v in values for part in forms[graph.value_name(v)].parts]
 
 
 def described_outputs(artifact: Artifact) -> list[NodeArg]:

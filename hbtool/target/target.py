@@ -22,7 +22,16 @@ from hbtool.target.job import Job
 Family = Literal["bernoulli2", "bayes", "bayes-e", "nash"]
 
 MARCHES = ("bernoulli2", "bayes", "bayes-e", "nash-e", "nash-m")
-"""Marches with a target file of their own."""
+"""Marches whose figures were fitted to boards, or are stated."""
+BORROWED = {
+    "nash-p": "nash-m",
+    "nash-h": "nash-p",
+    "nash-starry-p": "nash-p",
+    "nash-b": "nash-e",
+    "nash-b-lite": "nash-e",
+    "nash-b-plus": "nash-e",
+}
+"""Marches that take most figures from another one: they compile and run, their latencies were held against no board."""
 
 _FOLDER = Path(__file__).parent
 
@@ -100,6 +109,12 @@ class Target:
         """DDR bandwidth in bytes per BPU cycle."""
         return self.ddr_bytes_per_second / self.clock_hz
 
+    def with_less_memory(self, most_bytes: int, source: str) -> Target:
+        """The same machine with at most ``most_bytes`` of on-chip memory per core; ``source`` says who asks."""
+        if most_bytes >= self.onchip_bytes:
+            return self
+        return dataclasses.replace(self, onchip_bytes=most_bytes, sources={**self.sources, "onchip_bytes": source})
+
     def us(self, cycles: float) -> float:
         """Cycles as microseconds."""
         return cycles / self.clock_hz * 1e6
@@ -174,10 +189,10 @@ def load(march: str) -> Target:
     """
     if march.lower().endswith((".yaml", ".yml")):
         return _build(_read(Path(march)), march)
-    if march not in MARCHES:
+    if march not in MARCHES and march not in BORROWED:
         raise ConfigError(
             f"there is no target file for march {march!r}",
-            hint=f"Known: {', '.join(MARCHES)}; or give the path of your own target file (*.yaml).",
+            hint=f"Known: {', '.join((*MARCHES, *BORROWED))}; or give the path of your own target file (*.yaml).",
         )
     return _build(_read(_FOLDER / f"{march}.yaml"), march)
 
@@ -194,9 +209,15 @@ def _read(path: Path) -> dict[str, Any]:
     base = data.pop("base", None)
     if base is None:
         return data
-    if base not in MARCHES:
-        raise ConfigError(f"base {base!r} is not a march", where=str(path), hint=f"Known: {', '.join(MARCHES)}.")
-    return {**_read(_FOLDER / f"{base}.yaml"), **data}
+    known = (*MARCHES, *BORROWED)
+    if base not in known:
+        raise ConfigError(f"base {base!r} is not a march", where=str(path), hint=f"Known: {', '.join(known)}.")
+    return {**_borrowed(_read(_FOLDER / f"{base}.yaml"), base), **data}
+
+
+def _borrowed(figures: dict[str, Any], base: str) -> dict[str, Any]:
+    """The figures of another march, and that they are."""
+    return {name: {**entry, "source": f"as {base}: {entry['source']}"} for name, entry in figures.items()}
 
 
 def to_json(target: Target) -> dict[str, Any]:
