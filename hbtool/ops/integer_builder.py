@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from hbtool.errors import ModelError
 from hbtool.ir import graph, meta
+from hbtool.ir.names import FreshNames
 from hbtool.numerics import qtype, rescale
 from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, QParams
 from hbtool.ops.op import IntegerOp, float_op, write_attributes
@@ -75,6 +76,7 @@ class IntegerBuilder:
         self._absorbed: dict[str, ir.Node] = {}
         self._node: ir.Node | None = None
         self._emitted = 0
+        self._names = FreshNames(graph_)
 
     # ------------------------------------------------------------------------------------------ called by the pass
 
@@ -193,9 +195,7 @@ class IntegerBuilder:
     def const(self, array: np.ndarray, role: str, q: QParams | None = None) -> ir.Value:
         """A constant of the current node; `role` names it (`weight`, `bias`, `multiplier`, `table`)."""
         data = np.asarray(array, order="C")
-        name = f"{graph.node_name(self._current())}/{role}"
-        while name in self.graph.initializers:
-            name += "_"
+        name = self._names.take(f"{graph.node_name(self._current())}/{role}")
         value = ir.Value(name=name, const_value=ir.tensor(data, name=name))
         value.shape, value.dtype = ir.Shape(data.shape), ir.DataType.from_numpy(data.dtype)
         meta.set_qparams(value, q)
@@ -259,7 +259,7 @@ class IntegerBuilder:
 
     def make_value(self, name: str, q: QParams, shape: Sequence[int]) -> ir.Value:
         """A new integer value of meaning `q`."""
-        value = ir.Value(name=name)
+        value = ir.Value(name=self._names.take(name))
         value.shape, value.dtype = ir.Shape(tuple(shape)), _DATA_TYPE[q.type]
         meta.set_qparams(value, q)
         return value

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike
 
+from hbtool.ir.names import FreshNames
 from hbtool.numerics.qtype import INT8, INT16, INT32, IntType
 
 OFFSET = 128
@@ -73,6 +74,7 @@ class OnnxBuilder:
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
+        self._names = FreshNames(graph)
         self._prefix = ""
         self._count = 0
         self._before: ir.Node | None = None
@@ -104,7 +106,8 @@ class OnnxBuilder:
     ) -> Sequence[ir.Value]:
         """Append a node and return all its outputs."""
         stem = name or self._fresh(op_type)
-        values = [ir.Value(name=f"{stem}_out{i}" if outputs > 1 else f"{stem}_out") for i in range(outputs)]
+        names = [f"{stem}_out{i}" if outputs > 1 else f"{stem}_out" for i in range(outputs)]
+        values = [ir.Value(name=self._names.take(own)) for own in names]
         node = ir.Node(
             domain,
             op_type,
@@ -122,7 +125,7 @@ class OnnxBuilder:
     def const(self, array: ArrayLike, dtype: Any = None) -> ir.Value:
         """A constant (initializer)."""
         data = np.asarray(array, dtype, order="C")
-        name = self._fresh("const")
+        name = self._names.take(self._fresh("const"))
         value = ir.Value(name=name, const_value=ir.tensor(data, name=name))
         value.shape, value.dtype = ir.Shape(data.shape), ir.DataType.from_numpy(data.dtype)
         self.graph.register_initializer(value)
