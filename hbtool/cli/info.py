@@ -8,13 +8,12 @@ from typing import Any
 import click
 
 from hbtool.cli.console import common_options, print_json, print_result, text_table
-from hbtool.cli.options import name_option
 from hbtool.cli.tables import removed_text, scale_lines
 
 
 @click.command("info")
 @click.argument("artifact", type=click.Path(path_type=Path))
-@name_option
+@click.option("-m", "-n", "--name", metavar="NAME", help="Which model of a packed file.")
 @common_options
 def command(artifact: Path, name: str | None, as_json: bool, quiet: bool) -> None:
     """Print what ARTIFACT was built from, what it takes and gives, and what was removed from it.

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from hbtool import __version__
+from hbtool.cli.vendor_lines import TOOLS, translate
 from hbtool.errors import HbError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("hbtool.cli.info", "Print what an artifact was built from, takes and gives."),
     "modify": ("hbtool.cli.modify", "List or remove head and tail nodes of an artifact."),
     "pack": ("hbtool.cli.pack", "Put several artifacts into one file."),
+    "vec-diff": ("hbtool.cli.vec_diff", "Compare two folders of layer outputs that infer wrote."),
     "debug": ("hbtool.cli.debug", "Find the nodes that cost a quantized model its accuracy."),
     "lint": ("hbtool.cli.lint", "Look for the usual mistakes in calibration data and preprocessing."),
     "tune": ("hbtool.cli.tune", "Find the smallest changes that reach an accuracy, with their price."),
@@ -57,7 +59,7 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             import difflib
 
-            near = difflib.get_close_matches(args[0], COMMANDS, 2, 0.4)
+            near = difflib.get_close_matches(args[0], (*COMMANDS, *TOOLS), 2, 0.4)
             guess = f" Did you mean {' or '.join(near)}?" if near else ""
             ctx.fail(f"there is no command {args[0]!r}.{guess}")
         return super().resolve_command(ctx, args)
@@ -75,6 +77,9 @@ def cli() -> None:
 
     hbtool models the BPU by an open, documented machine; its artifacts are not the vendor's binaries.
 
+    Lines of hb_mapper work with hbtool instead (hbtool makertbin -c config.yaml --model-type onnx), and so do those of
+    the tools beside it: hbtool hb_perf model.bin, hbtool hb_model_info model.bin, ...
+
     Exit codes: 0 ok, 1 the model or data, 2 usage or configuration, 3 a bug in hbtool.
     """
 
@@ -86,8 +91,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    arguments, remarks = translate(sys.argv[1:] if argv is None else argv)
+    for remark in remarks:
+        click.echo(f"note: {remark}", err=True)
     try:
-        result: Any = cli.main(args=argv, prog_name="hbtool", standalone_mode=False)
+        result: Any = cli.main(args=arguments, prog_name="hbtool", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
         click.echo("hbtool: interrupted; nothing half-written was left behind", err=True)
@@ -102,7 +110,7 @@ def run(argv: list[str] | None = None) -> int:
         click.echo(f"hbtool: {error.kind} error: {error}", err=True)
         return error.exit_code
     except BrokenPipeError:
-        return 0
+        return 141  # as if SIGPIPE had ended it: whoever read the output went away, perhaps before the work was done
     except Exception:
         traceback.print_exc()
         click.echo(

@@ -16,7 +16,7 @@ model_type_option = click.option(
     "--model-type", type=click.Choice(["onnx", "caffe"]), default="onnx", show_default=True, help="Kind of the model."
 )
 
-name_option = click.option("-m", "--name", help="Which model of a packed file.")
+name_option = click.option("-m", "--name", metavar="NAME", help="Which model of a packed file.")
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 from hbtool.config.inputs import ModelInput
 from hbtool.config.model_check import ModelFacts
 from hbtool.config.schema import SECTIONS
@@ -10,8 +13,19 @@ from hbtool.config.section import keys_of
 _WIDTH = 112
 
 
+Extent = Literal["simple", "usual", "full"]
+"""simple: the keys a build needs, no comments; usual: commented; full: every key, those with a default as a comment."""
+EXAMPLE = ModelFacts((ModelInput("input", (1, 3, 224, 224)),))
+"""What a template is written for where there is no model yet."""
+
+
 def template(
-    facts: ModelFacts, *, march: str = "bayes-e", onnx_model: str = "model.onnx", prefix: str = "model"
+    facts: ModelFacts,
+    *,
+    march: str = "bayes-e",
+    onnx_model: str = "model.onnx",
+    prefix: str = "model",
+    extent: Extent = "usual",
 ) -> str:
     """A config.yaml for the model, comments from the key descriptions; it loads without a warning.
 
@@ -60,11 +74,29 @@ def template(
     for section, keys in values.items():
         known = keys_of(SECTIONS[section])
         lines.append(f"{section}:")
+        if extent == "simple":
+            lines += [*(f"  {name}: {text}" for name, text in keys.items()), ""]
+            continue
         for name, text in keys.items():
             lines += [*_comment(known[name].text), f"  {name}: {text}", ""]
-        for name, text in offered[section].items():
+        further = offered[section] if extent == "usual" else _others(section, keys) | offered[section]
+        for name, text in further.items():
             lines += [*_comment(known[name].text), f"  # {name}: {text}", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _others(section: str, written: Mapping[str, str]) -> dict[str, str]:
+    """The keys of a section that count and are not written yet, with their defaults as a comment."""
+    model = SECTIONS[section]
+    others = {name: key for name, key in keys_of(model).items() if name not in written and "all" not in key.ignored_on}
+    return {name: _default(model.model_fields[name].default) for name in others}
+
+
+def _default(value: object) -> str:
+    """A default as it is written: '' where the key says nothing."""
+    if isinstance(value, bool | int | float):
+        return str(value)
+    return _quoted(value if isinstance(value, str) else "")
 
 
 def _fixed(entry: ModelInput) -> list[int]:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hbtool.config.template import template
+from hbtool.config.template import EXAMPLE, Extent, template
 from hbtool.errors import UsageError
 from hbtool.flows.quick_config import facts_of
 from hbtool.ir.save import write_text
@@ -21,19 +21,23 @@ class WrittenConfig:
     inputs: tuple[str, ...]
 
 
-def init_config(model: Path, march: str, output: Path | None = None, *, force: bool = False) -> WrittenConfig:
-    """Write the configuration beside the model, or to `output`.
+def init_config(
+    model: Path | None, march: str, output: Path | None = None, *, force: bool = False, extent: Extent = "usual"
+) -> WrittenConfig:
+    """Write the configuration beside the model, or to `output`; without a model, one for an example input.
 
     Raises:
         UsageError: the file exists already and `force` is not given.
         ModelError: the model cannot be read.
         ConfigError: there is no such march.
     """
-    facts = facts_of(model)
+    facts = facts_of(model) if model is not None else EXAMPLE
     load_target(march)
-    path = output if output is not None else model.with_name("config.yaml")
+    beside = (model if model is not None else Path("model.onnx")).with_name("config.yaml")
+    path = output if output is not None else beside
     if path.exists() and not force:
         raise UsageError(f"{path} exists already", hint="Give another --output, or --force to replace it.")
-    named = os.path.relpath(model.absolute(), path.absolute().parent)
-    text = template(facts, march=march, onnx_model=named, prefix=model.stem)
+    file = model if model is not None else path.with_name("model.onnx")
+    named = os.path.relpath(file.absolute(), path.absolute().parent)
+    text = template(facts, march=march, onnx_model=named, prefix=file.stem, extent=extent)
     return WrittenConfig(write_text(path, text), tuple(entry.name for entry in facts.inputs))
