@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbtool.calibration.input_spec import InputSpec
-from hbtool.calibration.sample_files import read_sample, sample_files
+from hbtool.calibration.sample_files import check_sample, npy_type, read_sample, sample_files
 from hbtool.errors import DataError
 from hbtool.numerics.color import check_even, to_runtime_128
 
@@ -34,7 +34,8 @@ class FolderDataset:
         limit: use the first `limit` samples only.
 
     Raises:
-        DataError: a folder is missing or empty, or the folders hold different numbers of files.
+        DataError: a folder is missing or empty, the folders hold different numbers of files, or a file has a size or
+            type that does not fit its input.
     """
 
     def __init__(self, specs: Sequence[InputSpec], limit: int | None = None) -> None:
@@ -48,6 +49,9 @@ class FolderDataset:
                 hint="Files are paired by sorted name, so every folder of cal_data_dir needs the same number.",
             )
         self._count = next(iter(counts.values()), 0)
+        for spec in self.specs:
+            for path in self._files[spec.name]:
+                check_sample(path, spec)
 
     def _list(self, spec: InputSpec) -> tuple[Path, ...]:
         where = f"input {spec.name!r}"
@@ -77,7 +81,7 @@ class FolderDataset:
         found: list[str] = []
         for spec in self.specs:
             path = self._files[spec.name][0]
-            found += _type_remarks(spec)
+            found += _type_remarks(spec, path)
             found += _value_remarks(spec, read_sample(path, spec), path)
         return tuple(found)
 
@@ -161,9 +165,17 @@ def _random(spec: InputSpec, rng: np.random.Generator) -> Array:
     return rng.integers(0, 2, spec.shape)
 
 
-def _type_remarks(spec: InputSpec) -> Iterator[str]:
+def _type_remarks(spec: InputSpec, first: Path) -> Iterator[str]:
     folder = spec.cal_data_dir
     if folder is None or not spec.cal_data_type or spec.preprocess_on:
+        return
+    stored = npy_type(first)
+    if stored is not None:
+        if spec.type_stated and stored != spec.cal_data_type:
+            yield (
+                f"input {spec.name!r}: {first.name} holds {stored}, cal_data_type says {spec.cal_data_type}; .npy "
+                "files carry their own type, which counts."
+            )
         return
     if folder.name.endswith("_f32") != (spec.cal_data_type == "float32"):
         yield (

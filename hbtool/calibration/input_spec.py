@@ -33,6 +33,7 @@ class InputSpec:
         cal_data_dir: the folder of samples, None for random data.
         cal_data_type: dtype of raw files; None: float32 where the folder's name ends in `_f32`, else uint8.
         preprocess_on: whether the files are pictures to decode and resize.
+        type_stated: whether the user wrote `cal_data_type`, so that other .npy files are a contradiction.
     """
 
     name: str
@@ -46,6 +47,7 @@ class InputSpec:
     cal_data_dir: Path | None = None
     cal_data_type: str | None = None
     preprocess_on: bool = False
+    type_stated: bool = False
 
     def __post_init__(self) -> None:
         if not self.is_image:

@@ -58,6 +58,36 @@ def read_sample(path: Path, spec: InputSpec) -> NDArray[np.generic]:
     return array
 
 
+def npy_type(path: Path) -> str | None:
+    """The dtype of an .npy file (which is told by its content); None for any other file."""
+    with path.open("rb") as stream:
+        if stream.read(len(_NPY_MAGIC)) != _NPY_MAGIC:
+            return None
+    return str(np.load(path, mmap_mode="r", allow_pickle=False).dtype.name)
+
+
+def check_sample(path: Path, spec: InputSpec) -> None:
+    """What `read_sample` would refuse by type and size, without reading the numbers.
+
+    Raises:
+        DataError: the file is no picture, or does not fit the input.
+    """
+    try:
+        if spec.preprocess_on:
+            with Image.open(path):
+                return
+        with path.open("rb") as stream:
+            is_npy = stream.read(len(_NPY_MAGIC)) == _NPY_MAGIC
+        fits = path.stat().st_size == math.prod(spec.shape) * spec.raw_dtype.itemsize
+    except (UnidentifiedImageError, OSError):
+        read_sample(path, spec)
+        return
+    if is_npy:
+        _npy(path, spec, header_only=True)
+    elif not fits:
+        read_sample(path, spec)
+
+
 def read_picture(path: Path, spec: InputSpec) -> NDArray[np.float32]:
     """A JPEG, PNG or BMP file, resized to the input's height and width (bilinear), 0..255 in the training colours.
 
@@ -85,9 +115,9 @@ def read_picture(path: Path, spec: InputSpec) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.broadcast_to(ordered, spec.shape), np.float32)
 
 
-def _npy(path: Path, spec: InputSpec) -> NDArray[np.generic]:
+def _npy(path: Path, spec: InputSpec, *, header_only: bool = False) -> NDArray[np.generic]:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r" if header_only else None, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"the .npy file is damaged or holds objects: {error}", where=str(path)) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,6 +114,8 @@ def _read_flags(item: Item, context: ReadContext) -> OptimizationFlags:
     flags, unknown = build_flags(words)
     for word in unknown:
         guess = did_you_mean(word, known_flags()) or "The flags are listed by `hbtool explain optimization`."
+        if kind := re.fullmatch(r"(set_\w+_(?:input|output)_)\w+", word):
+            guess = f"The types are int8 and int16, as in {kind[1]}int8."
         context.note(f"unknown flag {word!r} is left out.", "unknown", hint=guess, place=item.place)
     if context.march != "bernoulli2":
         return flags

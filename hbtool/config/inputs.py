@@ -128,7 +128,8 @@ def resolve_inputs(
     names = _order(loaded, model_inputs)
     _check_counts(loaded, len(model_inputs), book)
     by_name = {model_input.name: model_input for model_input in model_inputs}
-    _check_names(loaded, names)
+    _check_separate_names(loaded, names)
+    _check_sources(loaded, names, book)
     found: dict[str, InputConfig] = {}
     for index, name in enumerate(names):
         draft = Draft(loaded, book, index, len(names), name)
@@ -221,17 +222,24 @@ def _check_part_names(loaded: LoadedConfig, found: Mapping[str, InputConfig]) ->
             )
 
 
-def _check_names(loaded: LoadedConfig, names: Sequence[str]) -> None:
-    """Inputs that input_source and separate_name mention, against those there are."""
-    sources = [name for name in loaded.compiler_parameters.input_source if name not in ("*", "_default_value")]
-    mentioned = [("compiler_parameters", "input_source", name) for name in sources]
-    mentioned += [("input_parameters", "separate_name", name) for name in loaded.input_parameters.separate_name]
-    for section, key, name in mentioned:
+def _check_separate_names(loaded: LoadedConfig, names: Sequence[str]) -> None:
+    for name in loaded.input_parameters.separate_name:
         if name not in names:
-            hint = did_you_mean(name, names) or f"The model's inputs are {', '.join(names)}."
-            raise ConfigError(
-                f"{key}: the model has no input {name!r}.", where=str(loaded.place(section, key)), hint=hint
-            )
+            where = str(loaded.place("input_parameters", "separate_name"))
+            raise ConfigError(f"separate_name: the model has no input {name!r}.", where=where, hint=_guess(name, names))
+
+
+def _check_sources(loaded: LoadedConfig, names: Sequence[str], book: Notebook) -> None:
+    """Inputs that input_source mentions and that are none: templates speak of `data`."""
+    for name in loaded.compiler_parameters.input_source:
+        if name not in names and name not in ("*", "_default_value"):
+            place = loaded.place("compiler_parameters", "input_source")
+            message = f"input_source: the model has no input {name!r}; it has no effect."
+            book.add(place, "compiler_parameters.input_source", message, "node", _guess(name, names))
+
+
+def _guess(name: str, names: Sequence[str]) -> str:
+    return did_you_mean(name, names) or f"The model's inputs are {', '.join(names)}."
 
 
 def _shape(draft: Draft, model_input: ModelInput) -> tuple[int, ...]:

@@ -20,6 +20,8 @@ from hbtool.errors import ConfigError
 
 PERCENTILE_DEFAULT = 0.99995
 """max_percentile of calibration_type percentile: the winner of 12 of the 15 published searches."""
+MOST_PREFIX_BYTES = 200
+"""Longest output_model_file_prefix."""
 _MODEL_SUFFIX = {"onnx_model": ".onnx", "caffe_model": ".caffemodel", "prototxt": ".prototxt"}
 _L2_MARCHES = ("nash-h", "nash-p", "nash-starry-p")
 
@@ -86,8 +88,11 @@ def _settle_model(group: _Group) -> None:
     prefix = values.get("output_model_file_prefix")
     if prefix is None and group.given("output_model_file_prefix"):
         raise group.error("output_model_file_prefix", "the prefix is empty.", "Name it, or remove the line ('model').")
-    if prefix and ("/" in prefix or "\\" in prefix):
+    if prefix and ("/" in prefix or "\\" in prefix or prefix.startswith("..")):
         raise group.error("output_model_file_prefix", f"{prefix!r} holds a folder.", "Put folders into working_dir.")
+    if prefix and len(prefix.encode()) > MOST_PREFIX_BYTES:
+        message = f"{len(prefix.encode())} bytes; names of files end at 255, and each gets a suffix."
+        raise group.error("output_model_file_prefix", message, f"Use at most {MOST_PREFIX_BYTES}.")
     if values.get("set_node_data_type"):
         named = {setting.node for setting in values.get("node_info", ())}
         older: list[NodeSetting] = [s for s in values["set_node_data_type"] if s.node not in named]
@@ -111,6 +116,8 @@ def _check_model_given(group: _Group) -> None:
 def _settle_input(group: _Group) -> None:
     values, march = group.values, group.march
     for key in ("input_type_rt", "input_type_train"):
+        while values.get(key) and values[key][-1] is None:
+            values[key] = values[key][:-1]  # 'nv12;' says one thing
         if not values.get(key) or None in values[key]:
             state = "empty" if group.given(key) else "missing"
             raise group.error(
@@ -191,7 +198,7 @@ def _settle_balance(group: _Group) -> None:
     if mode != "balance":
         if values.get("balance_factor") is not None:
             values.pop("balance_factor")
-            group.note("balance_factor", f"has no effect with compile_mode {mode}.", "ignored")
+            group.note("balance_factor", f"has no effect with compile_mode {mode}.", "value")
         return
     if march in ("bernoulli2", "bayes"):
         raise group.error("compile_mode", f"{march} has no balance.", "Use latency or bandwidth.")

@@ -87,7 +87,11 @@ def integer(low: int | None = None, high: int | None = None, unit: str = "") -> 
     """A whole number in a closed range."""
 
     def read(item: Item, context: ReadContext) -> int:
-        number = parse_int(scalar(item, context))
+        text = scalar(item, context)
+        parts = set(split_parts(text)) if ";" in text else {text}
+        number = parse_int((parts - {None}).pop() or "" if len(parts - {None}) == 1 else text)
+        if low is not None and high is None and number < low:
+            raise BadValueError(f"{number} is below {low}", f"Write {low} or more.")
         if (low is not None and number < low) or (high is not None and number > high):
             raise BadValueError(f"{number} is outside {_range_text(low, high)}", f"Write {_range_text(low, high)}.")
         return number

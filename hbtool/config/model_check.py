@@ -57,13 +57,15 @@ class ModelCheck:
     """A configuration in terms of the model: globs and module paths replaced by node names.
 
     ``node_settings`` merges node_info with run_on_cpu and run_on_bpu, node_info winning; the optimization flags come
-    after it and stay in the configuration. ``warnings`` are the ones that a load could not yet make.
+    after it and stay in the configuration. ``quant_nodes`` says what each name in quant_config's node_config means.
+    ``warnings`` are the ones that a load could not yet make.
     """
 
     inputs: tuple[InputConfig, ...]
     node_settings: Mapping[str, NodeSetting] = field(default_factory=dict)
     output_nodes: tuple[str, ...] = ()
     remove_node_name: tuple[str, ...] = ()
+    quant_nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: tuple[RefusedType, ...] = ()
     warnings: tuple[ConfigNote, ...] = ()
 
@@ -84,6 +86,7 @@ def check_against_model(loaded: LoadedConfig, facts: ModelFacts) -> ModelCheck:
     settings = _node_settings(loaded, matcher)
     _check_run_on_bpu(loaded, facts, matcher.names("calibration_parameters", "run_on_bpu"))
     _check_op_types(loaded, facts, book)
+    quant_nodes = _quant_nodes(loaded, facts, matcher, book)
     refused = _refused(loaded, facts, settings, book)
     if facts.nodes and not _HEAVY_TYPES & {node.op_type for node in facts.nodes}:
         raise ModelError(
@@ -92,7 +95,7 @@ def check_against_model(loaded: LoadedConfig, facts: ModelFacts) -> ModelCheck:
             hint="Name the model that holds the network's layers; this one runs in onnxruntime as it is.",
         )
     notes = tuple(note for note in book.notes if note not in loaded.warnings)
-    return ModelCheck(inputs, settings, output_nodes, removed, refused, notes)
+    return ModelCheck(inputs, settings, output_nodes, removed, quant_nodes, refused, notes)
 
 
 class _Matcher:
@@ -182,6 +185,24 @@ def _check_op_types(loaded: LoadedConfig, facts: ModelFacts, book: Notebook) -> 
             place = loaded.place("calibration_parameters", key)
             message = f"{key}: {text}: the model has no {op_type} node; it has no effect."
             book.add(place, f"calibration_parameters.{key}", message, "node", did_you_mean(op_type, types) or None)
+
+
+def _quant_nodes(
+    loaded: LoadedConfig, facts: ModelFacts, matcher: _Matcher, book: Notebook
+) -> dict[str, tuple[str, ...]]:
+    """The nodes that quant_config names, and a loud note for every tensor that the model does not have."""
+    quant = loaded.calibration_parameters.quant_config
+    if quant is None:
+        return {}
+    section, key = "calibration_parameters", "quant_config"
+    tensors = [tensor for node in facts.nodes for tensor in node.outputs] + [entry.name for entry in facts.inputs]
+    for group in quant.subgraph_config:
+        for tensor in (*group.inputs, *group.outputs):
+            if facts.nodes and tensor not in tensors:
+                message = f"{key}: {group.name}: the model has no tensor {tensor!r}; it has no effect."
+                guess = did_you_mean(tensor, tensors, 3) or None
+                book.add(loaded.place(section, key), f"{section}.{key}", message, "node", guess)
+    return {rule.name: matcher.find(rule.name, section, key) for rule in quant.node_config}
 
 
 def _refused(

@@ -49,7 +49,7 @@ class ModelParameters(Section):
     log_level: Annotated[
         str | None,
         Key(ANYTHING, "Historic; the console and the log file have fixed levels.",
-            ignored_on={"all": "log levels are fixed; use --quiet or --verbose"}),
+            ignored_on={"all": "log levels are fixed; use --quiet; the log file holds everything"}),
     ] = None  # fmt: skip
     output_nodes: Annotated[
         tuple[str, ...],

@@ -54,10 +54,25 @@ def check_files(loaded: LoadedConfig, *, data: bool = True) -> ResolvedPaths:
     for key in ("onnx_model", "caffe_model", "prototxt"):
         _require(loaded, "model_parameters", key, getattr(paths, key), is_folder=False)
     _require(loaded, "model_parameters", "march", paths.target_file, is_folder=False)
+    _require_folder(loaded, "model_parameters", "working_dir", paths.working_dir)
+    if paths.cache_dir is not None and loaded.compiler_parameters.cache_path:
+        _require_folder(loaded, "compiler_parameters", "cache_path", paths.cache_dir)
     if data and loaded.calibration_parameters.calibration_type not in ("load", "skip"):
         for folder in paths.cal_data_dirs:
             _require(loaded, "calibration_parameters", "cal_data_dir", folder, is_folder=True)
     return paths
+
+
+def _require_folder(loaded: LoadedConfig, section: str, key: str, path: Path) -> None:
+    """A folder that is there and may be written to, or can be made."""
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir():
+        reason = f"{nearest} is a file" if nearest == path else f"{nearest} is a file, so {path} cannot be made"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        reason = f"{nearest} must not be written to"
+    else:
+        return
+    raise ConfigError(f"{key}: {reason}.", where=str(loaded.place(section, key)), hint="Name another folder.")
 
 
 def _require(loaded: LoadedConfig, section: str, key: str, path: Path | None, *, is_folder: bool) -> None:

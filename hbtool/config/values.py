@@ -49,8 +49,8 @@ def split_names(text: str) -> list[str]:
 
 
 def split_flags(text: str) -> list[str]:
-    """Flags separated by `,`, `;` or both."""
-    return [clean(part) for part in re.split(r"[;,]", text.translate(_FULL_WIDTH)) if not says_nothing(part)]
+    """Flags separated by `,`, `;` or blanks (no flag holds one)."""
+    return [clean(part) for part in re.split(r"[;,\s]+", text.translate(_FULL_WIDTH)) if not says_nothing(part)]
 
 
 def parse_bool(text: str) -> bool:

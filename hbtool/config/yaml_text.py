@@ -178,7 +178,7 @@ def _hint(content: str, problem: str) -> str:
         return "Remove the Markdown fence."
     if "mapping values are not allowed" in problem or "expected ':'" in problem or "expected <block end>" in problem:
         return "Check the indentation, that a blank follows the colon, and that quotes are closed."
-    if "cannot start any token" in problem:
+    if "cannot start any token" in problem or re.search(r":\s*[*&]", content):
         return "Put the value in quotes."
     if "single document" in problem:
         return "Keep one configuration per file."

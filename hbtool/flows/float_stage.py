@@ -109,7 +109,7 @@ def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False
         )
     insert_inputs(model, check.inputs)
     dtypes = {i.name: i.dtype for i in facts.inputs}
-    specs = input_specs(check.inputs, dtypes, calibration.preprocess_on)
+    specs = input_specs(check.inputs, dtypes, calibration)
     random = random_data or calibration.calibration_type in ("skip", "load")
     samples = open_dataset(specs, random)
     for remark in () if random else getattr(samples, "remarks", tuple)():

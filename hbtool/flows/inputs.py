@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from hbtool.calibration.dataset import Dataset, FolderDataset, RandomDataset
 from hbtool.calibration.input_spec import InputSpec
+from hbtool.config.calibration_section import CalibrationParameters
 from hbtool.config.inputs import InputConfig, ModelInput
 from hbtool.config.model_check import ModelFacts, NodeFact
 from hbtool.ir import graph, meta
@@ -46,7 +47,9 @@ def _module_path(node: onnx.NodeProto) -> str | None:
     return next((p.value for p in node.metadata_props if p.key == "hbtool.torch_module"), None)
 
 
-def input_specs(configs: Sequence[InputConfig], dtypes: dict[str, str], preprocess_on: bool) -> tuple[InputSpec, ...]:
+def input_specs(
+    configs: Sequence[InputConfig], dtypes: dict[str, str], calibration: CalibrationParameters
+) -> tuple[InputSpec, ...]:
     """What calibration must know of each input."""
     return tuple(
         InputSpec(
@@ -60,7 +63,8 @@ def input_specs(configs: Sequence[InputConfig], dtypes: dict[str, str], preproce
             space_and_range=c.space_and_range,
             cal_data_dir=Path(c.cal_data_dir) if c.cal_data_dir is not None else None,
             cal_data_type=c.cal_data_type,
-            preprocess_on=preprocess_on and c.is_image,
+            preprocess_on=calibration.preprocess_on and c.is_image,
+            type_stated=bool(calibration.cal_data_type),
         )
         for c in configs
     )

@@ -120,7 +120,8 @@ def _specs(loaded: LoadedConfig, facts: ModelFacts) -> dict[str, InputSpec]:
     """What the configuration says about each input; the stage files have static shapes."""
     configs = loaded.resolve_inputs(facts.inputs)
     dtypes = {i.name: "float32" if i.dtype == "int8" else i.dtype for i in facts.inputs}
-    return {spec.name: spec for spec in input_specs(configs, dtypes, False)}
+    by_suffix = loaded.calibration_parameters.model_copy(update={"preprocess_on": False})
+    return {spec.name: spec for spec in input_specs(configs, dtypes, by_suffix)}
 
 
 def _read(path: Path, spec: InputSpec, layout: str | None) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hbtool.config.compiler_section import PADDING_SWITCHES
+from hbtool.config.quant_config import BiasCorrection
 from hbtool.config.schema import LoadedConfig
 
 
@@ -23,6 +24,10 @@ def without_effect(loaded: LoadedConfig) -> Iterator[str]:
         if activation.num_bin or activation.max_num_bin:
             reason = "histograms have bins of their own (num_bin, max_num_bin)"
             yield _line(loaded, "calibration_parameters", "quant_config", reason)
+        biases = quant.whole_model.weight.bias_correction
+        if biases is not None and biases != BiasCorrection():
+            reason = "biases make up for their mean error, over as many samples as memory holds (num_sample, metric)"
+            yield _line(loaded, "calibration_parameters", "quant_config", reason, "quant_config: bias_correction")
 
 
 def _line(loaded: LoadedConfig, section: str, key: str, reason: str, name: str | None = None) -> str:

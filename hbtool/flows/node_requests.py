@@ -126,8 +126,15 @@ class _Reader:
         if quant is None:
             return
         whole = quant.whole_model
-        if whole.all_node_type == "int16":
+        if whole.all_node_type in ("int16", "float16", "float32"):
             self.all_int16 = "quant_config all_node_type"
+        if whole.all_node_type in ("int4", "float16", "float32"):
+            used = "int8" if whole.all_node_type == "int4" else "int16"
+            self.talk.warn(
+                f"{self.stage.loaded.place('calibration_parameters', 'quant_config')}: quant_config: all_node_type "
+                f"{whole.all_node_type}: the BPU computes in int8 and int16 here; {used} is used. Single nodes run in "
+                "float on the CPU with node_config: qtype: float32."
+            )
         if whole.model_output_type in ("int8", "int16"):
             self.outputs_quantized = True
             self.outputs_int16 = "quant_config model_output_type" if whole.model_output_type == "int16" else None
@@ -138,7 +145,8 @@ class _Reader:
             for named in self._between(group.inputs, group.outputs):
                 self._quant_rule(named, group.qtype, (), f"quant_config subgraph_config {group.name}")
         for rule in quant.node_config:
-            self._quant_rule(rule.name, rule.qtype, rule.input_types, "quant_config node_config")
+            for named in self.stage.check.quant_nodes.get(rule.name, ()):
+                self._quant_rule(named, rule.qtype, rule.input_types, "quant_config node_config")
 
     def _quant_rule(self, named: str, qtype: str | None, input_types: tuple[tuple[int, str], ...], origin: str) -> None:
         node = self._node(named, origin)
@@ -200,6 +208,9 @@ def settle_types(
             reason = f"{wish.node} runs on the CPU in float"
             refused.append(RefusedInt16(wish.named, "output" if wish.output else "input", wish.origin, reason))
             continue
+        if (why := _missing_input(node, wish)) is not None:
+            refused.append(RefusedInt16(wish.named, f"input {wish.position}", wish.origin, why))
+            continue
         asked += _requests(node, wish)
     if requests.outputs_int16 is not None:
         asked += [
@@ -225,6 +236,19 @@ def _requests(node: ir.Node, wish: TypeWish) -> Iterator[Int16Request]:
         read = node.inputs[index]
         if read is not None and graph.constant(read) is None and wish.position in (None, index):
             yield Int16Request(read, wish.named, f"input {index}", wish.origin)
+
+
+def _missing_input(node: ir.Node, wish: TypeWish) -> str | None:
+    """Why a request for one input of a node means nothing."""
+    op = float_op(node)
+    if wish.output or wish.position is None or op is None:
+        return None
+    if wish.position >= len(node.inputs):
+        return f"{graph.node_name(node)} has inputs 0..{len(node.inputs) - 1} only"
+    read = node.inputs[wish.position]
+    if wish.position not in op.quantized_inputs(node) or read is None or graph.constant(read) is not None:
+        return f"input {wish.position} of {graph.node_name(node)} is no feature map"
+    return None
 
 
 def _everything(placed: ir.Model, origin: str) -> Iterator[Int16Request]:

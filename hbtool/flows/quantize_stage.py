@@ -14,9 +14,10 @@ from hbtool.config.calibration_section import CalibrationParameters
 from hbtool.flows.float_stage import FloatStage
 from hbtool.flows.node_requests import NodeRequests, node_requests, settle_types
 from hbtool.flows.talk import Talk
+from hbtool.ir import graph, meta
 from hbtool.passes.attach_ranges import RangeOptions, attach_ranges
 from hbtool.passes.fuse_clamps import fuse_clamps
-from hbtool.passes.place import INT16_FAMILIES, place
+from hbtool.passes.place import INT16_FAMILIES, PlacementRequest, place
 from hbtool.passes.place_trained import place_trained
 from hbtool.passes.quantize import Quantized, from_ranged
 from hbtool.passes.settle_int16 import RefusedInt16
@@ -65,6 +66,7 @@ def place_stage(stage: FloatStage, talk: Talk) -> PlacedStage:
     request = place_trained(placed, requests.placement) if stage.trained else requests.placement
     place(placed, stage.family, request)
     fuse_clamps(placed)
+    _tell_refused_places(placed, requests.placement, talk)
     int16, refused = settle_types(placed, stage, requests)
     options = RangeOptions(
         asymmetric=stage.loaded.calibration_parameters.optimization.asymmetric,
@@ -73,6 +75,17 @@ def place_stage(stage: FloatStage, talk: Talk) -> PlacedStage:
         int16_tail=stage.family in INT16_FAMILIES,
     )
     return PlacedStage(placed, options, refused)
+
+
+def _tell_refused_places(placed: ir.Model, request: PlacementRequest, talk: Talk) -> None:
+    """Say of every node that was asked onto the BPU by name or kind why it is not there."""
+    for node in placed.graph:
+        name = graph.node_name(node)
+        named = name in request.run_on_bpu
+        if meta.on_bpu(node) or not (named or node.op_type in request.kinds_on_bpu):
+            continue
+        asked = "run_on_bpu or node_info" if named else f"optimization: set_{node.op_type}_..."
+        talk.warn(f"{asked}: {name} ({node.op_type}) stays on the CPU: {meta.placement(node).reason}")
 
 
 def quantize_stage(stage: FloatStage, placed_stage: PlacedStage, talk: Talk) -> QuantizeStage:
@@ -98,6 +111,8 @@ def _calibrate(job: CalibrationJob, parameters: CalibrationParameters, talk: Tal
     with talk.progress("calibrating", len(job.samples)) as progress:
         if len(methods) > 1:
             return search(job, methods, progress=progress, say=talk.info)
+        if _asks_for_search(parameters):
+            return search(job, progress=progress, say=talk.info)
         if methods:
             return calibrate(job, methods[0], progress)
         if parameters.calibration_type == "default":
@@ -105,6 +120,10 @@ def _calibrate(job: CalibrationJob, parameters: CalibrationParameters, talk: Tal
         if parameters.calibration_type == "mix":
             return mix(job, progress=progress, say=talk.info)
         return calibrate(job, method_of(parameters), progress)
+
+
+def _asks_for_search(parameters: CalibrationParameters) -> bool:
+    return parameters.quant_config is not None and parameters.quant_config.whole_model.search
 
 
 def method_of(parameters: CalibrationParameters) -> Method:

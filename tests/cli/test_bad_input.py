@@ -110,6 +110,49 @@ def test_calibration_file_of_the_wrong_size(project: Project) -> None:
     assert ".bin" not in " ".join(project.left_behind())
 
 
+def test_a_later_calibration_file_of_the_wrong_size_is_found_before_anything_is_written(project: Project) -> None:
+    (project.folder / "cal_f32" / "2.rgb").write_bytes(b"123")
+    refused(build(project), 1, "2.rgb", "found 3 bytes, expected 3072")
+    assert not list((project.folder / "out").glob("*.onnx"))
+
+
+def test_a_later_npy_file_of_the_wrong_shape_is_found_before_anything_is_written(project: Project) -> None:
+    np.save(project.folder / "cal_f32" / "3.npy", np.zeros((1, 16, 16, 3), np.float32))
+    refused(build(project), 1, "3.npy", "(1, 16, 16, 3)", "input_layout_train")
+    assert not list((project.folder / "out").glob("*.onnx"))
+
+
+def test_npy_files_that_contradict_cal_data_type_get_a_warning(project: Project) -> None:
+    for index in range(3):
+        (project.folder / "cal_f32" / f"{index}.rgb").unlink()
+        np.save(project.folder / "cal_f32" / f"{index}.npy", np.full((1, 3, 16, 16), 40.0 * index, np.float32))
+    assert "cal_data_type" not in build(project).err
+    project.replace("cal_data_type: float32", "cal_data_type: int16")
+    ran = build(project)
+    assert ran.code == 0
+    assert "0.npy holds float32, cal_data_type says int16" in ran.err
+
+
+@pytest.mark.parametrize("key", ["working_dir", "cache_path"])
+def test_a_folder_that_cannot_be_one_is_found_first(project: Project, key: str) -> None:
+    if key == "working_dir":
+        project.replace("working_dir: out", "working_dir: net.onnx/out")
+    else:
+        project.replace("optimize_level: O2", "optimize_level: O2\n  cache_mode: enable\n  cache_path: net.onnx")
+    refused(build(project), 2, "config.yaml:", key, "net.onnx is a file", "another folder")
+    assert project.left_behind() == []
+
+
+def test_a_request_for_the_bpu_that_cannot_be_met_is_told_with_its_reason(project: Project) -> None:
+    project.replace("march: bayes-e", "march: bernoulli2")
+    node = next(n.name for n in onnx.load(project.folder / "net.onnx").graph.node if n.op_type == "Softmax")
+    project.replace("calibration_type: max", f"calibration_type: max\n  run_on_bpu: {node}")
+    ran = build(project)
+    assert ran.code == 0
+    (told,) = [line for line in ran.err.splitlines() if "stays on the CPU" in line]
+    assert told.startswith(f"warning: run_on_bpu or node_info: {node} (Softmax) stays on the CPU: the BPU needs")
+
+
 def test_nan_in_data(project: Project) -> None:
     np.full((1, 3, 16, 16), np.nan, np.float32).tofile(project.folder / "cal_f32" / "1.rgb")
     refused(build(project), 1, "1.rgb", "NaN")
@@ -183,7 +226,7 @@ def test_unknown_march_names_the_known_ones(project: Project) -> None:
 
 
 def test_a_config_error_comes_before_calibration(project: Project) -> None:
-    np.zeros(1, np.float32).tofile(project.folder / "cal_f32" / "2.rgb")
+    np.full((1, 3, 16, 16), np.nan, np.float32).tofile(project.folder / "cal_f32" / "2.rgb")
     project.replace("input_name: image", "input_name: image\n  input_batch: 2")
     mix_the_batch(project.folder / "net.onnx")
     ran = build(project)

@@ -36,6 +36,10 @@ REFUSALS: list[tuple[R, str, str, str]] = [
     ({"model__march": "<march>"}, "march", "placeholder", "Fill in"),
     ({"model__output_model_file_prefix": "''"}, "output_model_file_prefix", "empty", "Name it"),
     ({"model__output_model_file_prefix": "a/b"}, "output_model_file_prefix", "holds a folder", "working_dir"),
+    ({"model__output_model_file_prefix": "'..'"}, "output_model_file_prefix", "holds a folder", "working_dir"),
+    ({"model__output_model_file_prefix": "x" * 201}, "output_model_file_prefix", "201 bytes", "at most 200"),
+    ({"input__input_batch": "'2;3'"}, "input_batch", "not a whole number", "digits"),
+    ({"calibration__run_on_cpu": "*conv"}, "run_on_cpu", "not valid YAML", "in quotes"),
     ({"model__layer_out_dump": "maybe"}, "layer_out_dump", "neither True nor False", "True or False"),
     ({"model__node_info": "{a: {ON: GPU}}"}, "node_info", "a: 'GPU' is not one of BPU, CPU", "Use one of BPU"),
     ({"model__node_info": "{a: {InputType: int4}}"}, "node_info", "not one of int8, int16", "int"),
@@ -112,7 +116,7 @@ REFUSALS: list[tuple[R, str, str, str]] = [
     ({"input__norm_type": "data_mean_and_scale"}, "input_parameters", "needs mean_value", "Add mean_value"),
     ({"input__std_value": "57"}, "std_value", "exclusive with scale_value", "Keep one"),
     ({"input__norm_type": "data_mea"}, "norm_type", "not one of", "Did you mean 'data_mean'?"),
-    ({"input__input_batch": "0"}, "input_batch", "0 is outside 1..", "1.."),
+    ({"input__input_batch": "0"}, "input_batch", "0 is below 1", "1 or more"),
     ({"input__input_batch": "5000"}, "input_batch", "outside 1..4096", "smaller"),
     ({"input__input_batch": "8", "input__input_shape": "2x3x8x8"}, "input_batch", "needs batch 1", "Write 1"),
     (
@@ -176,7 +180,7 @@ REFUSALS: list[tuple[R, str, str, str]] = [
     ({"compiler__max_time_per_fc": "10"}, "max_time_per_fc", "10 is outside 1000..4294967295", "0 (no limit)"),
     ({"model__march": "nash-e", "compiler__max_time_per_fc": "20000000"}, "max_time_per_fc", "10000000", "0 (no"),
     ({"compiler__jobs": "many"}, "jobs", "not a whole number", "digits"),
-    ({"compiler__jobs": "-1"}, "jobs", "-1 is outside", "0.."),
+    ({"compiler__jobs": "-1"}, "jobs", "-1 is below 0", "0 or more"),
     ({"compiler__input_source": "{data: tape}"}, "input_source", "data: 'tape' is not one of", "ddr"),
     (
         {"compiler__input_source": "{data: resizer}", "model__layer_out_dump": "True"},

@@ -166,7 +166,6 @@ REFUSED: list[Refusal] = [
         "needs a model with batch 1",
         "Export",
     ),
-    ({"compiler__input_source": "{imges: pyramid}"}, (IMAGE,), "input_source", "no input 'imges'", "'images'"),
     ({"compiler__input_source": "{images: ddr}"}, (IMAGE,), "input_source", "nv12 comes from pyramid", "pyramid"),
     (
         {"compiler__input_source": "{images: pyramid}", "input__input_type_rt": "rgb"},
@@ -299,3 +298,21 @@ def test_paths_count_from_the_folder_of_the_file(tmp_path: Path) -> None:
         check_files(loaded)
     (tmp_path / "cal_f32").mkdir()
     assert check_files(loaded) == paths
+
+
+def test_a_source_for_an_input_that_is_none_is_loud_and_an_error_with_strict(load: Load) -> None:
+    changes = {"compiler__input_source": "{imges: pyramid}"}
+    found = check_against_model(load(**changes), FACTS)
+    assert found.inputs[0].source == "pyramid"
+    (note,) = [note for note in found.warnings if note.loud]
+    assert "no input 'imges'; it has no effect. Did you mean 'images'?" in note.message
+    with pytest.raises(ConfigError, match="imges"):
+        check_against_model(load(strict=True, **changes), FACTS)
+
+
+def test_an_empty_last_part_says_nothing(load: Load) -> None:
+    assert load(input__input_type_rt="'nv12;'").input_parameters.input_type_rt == ("nv12",)
+
+
+def test_one_number_for_every_input_is_one_number(load: Load) -> None:
+    assert load(input__input_batch="'2; 2'").input_parameters.input_batch == 2

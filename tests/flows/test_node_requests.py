@@ -113,3 +113,47 @@ def test_quant_config_of_nodes_and_types(build: Build) -> None:
     assert found["conv1"] == "int16"
     assert found["conv2"] == "int16"
     assert found["softmax"] == "float"
+
+
+def test_a_request_for_an_input_that_is_not_there_is_refused(build: Build) -> None:
+    result = build(model__node_info="{'conv1': {'InputType7': 'int16', 'InputType1': 'int16'}}")
+    reasons = {r.slot: r.reason for r in result.refused}
+    assert reasons["input 7"].startswith("conv1 has inputs 0..")
+    assert reasons["input 1"] == "input 1 of conv1 is no feature map"
+
+
+def test_quant_config_takes_globs(build: Build) -> None:
+    result = build(march="nash-e", calibration__quant_config="{node_config: {'conv*': {qtype: float32}}}")
+    devices = {row.node: row.device for row in result.nodes}
+    assert devices["conv1"] == devices["conv2"] == "CPU"
+
+
+@pytest.mark.parametrize(
+    ("rule", "nearest"),
+    [
+        ("{node_config: {conv9: {qtype: int16}}}", "conv"),
+        ("{subgraph_config: {head: {inputs: [x], outputs: [mm1], qtype: int16}}}", "m1"),
+    ],
+)
+def test_names_in_quant_config_that_match_nothing_are_loud(
+    build: Build, listening: Listening, rule: str, nearest: str
+) -> None:
+    build(march="nash-e", calibration__quant_config=rule)
+    (told,) = [text for text in listening.warnings if "quant_config" in text]
+    assert "config.yaml:" in told
+    assert "no effect" in told
+    assert nearest in told.split("Did you mean")[1]
+
+
+@pytest.mark.parametrize(("qtype", "used"), [("int4", "int8"), ("float16", "int16"), ("float32", "int16")])
+def test_a_type_that_the_bpu_does_not_have_is_replaced_and_told(
+    build: Build, listening: Listening, qtype: str, used: str
+) -> None:
+    result = build(march="nash-e", calibration__quant_config=f"{{model_config: {{all_node_type: {qtype}}}}}")
+    assert types(result)["silu"] == used
+    assert any(f"all_node_type {qtype}" in text and f"{used} is used" in text for text in listening.warnings)
+
+
+def test_quant_config_may_ask_for_the_search(build: Build, listening: Listening) -> None:
+    build(march="nash-e", calibration__quant_config="{model_config: {search: True}}")
+    assert any(line.startswith("Select ") for line in listening.lines)
