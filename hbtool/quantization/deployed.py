@@ -22,8 +22,14 @@ from hbtool.quantization.fake_quantize import FakeQuantizeBase
 from hbtool.quantization.straight_through import Clip, channel_shape
 from hbtool.quantization.torch_math import TorchMath
 
-SUM_STEPS = 64
-"""Steps of a fused sum's int16 operand in one step of its output: too fine to matter, +-512 output steps wide."""
+SUM_STEPS = {8: 64.0, 16: 0.25}
+"""Output bits -> steps of a fused sum's int16 operand in one step of its output: too fine to matter, and wide enough
+(+-512 steps of an int8 output, four times the range of an int16 output) for an operand that the other one cancels."""
+
+
+def sum_operand_scale(post: FakeQuantizeBase) -> Tensor:
+    """Scale of the layer's own int16 operand of a fused sum whose result has the scale of `post`, float32 [1]."""
+    return post.scale.detach() / SUM_STEPS[16 if post.dtype.bits > 8 else 8]
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ def deployed_forward(module: Any, x: Tensor, other: Tensor | None, clip: Clip | 
     kind = INT16 if post.dtype.bits > 8 else INT8
     low, high = _clamp(post, clip)
     scale = float(post.scale)
-    finer = scale if other is None else float(post.scale / SUM_STEPS)
+    finer = scale if other is None else float(sum_operand_scale(post))
     factor = multiplier(input_scale, constants.scales, finer, plan.multiplier_bits).view(shape)
     math_ = TorchMath()
     if other is None or plan.other is None:

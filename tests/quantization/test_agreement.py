@@ -152,3 +152,19 @@ def test_exact_mode_refuses_what_it_cannot_keep():
     learned = prepare_qat_fx(Small(), {"": get_default_qconfig("lsq", "lsq")})
     with pytest.raises(UsageError, match="learns its scale"):
         set_exact_mode(learned)
+
+
+def test_fused_sum_of_int16_keeps_its_range():
+    """An operand finer than the sum's own step would leave int16 where that step is the smallest already."""
+    torch.manual_seed(1)
+    x = torch.randn(4, 3, 17, 17)
+    qconfigs = {"": get_default_qat_qconfig(dtype="qint16"), "module_name": [("head", get_default_qat_out_qconfig())]}
+    float_model = Small().eval()
+    model = prepare_qat_fx(float_model, qconfigs).eval()
+    set_fake_quantize(model, FakeQuantState.CALIBRATION)
+    model(x)
+    set_fake_quantize(model, FakeQuantState.VALIDATION)
+    want = float_model(x)
+    assert (model(x) - want).abs().max() < 0.02 * want.abs().max()
+    rates = {row.name: row.rate for row in agreement(model, x).layers}
+    assert {"_generated_add_0", "_generated_add_1"} <= {name for name, rate in rates.items() if rate == 1.0}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hbtool.nn.intrinsic import BASES, CLASSES, Clip, Fused
 from hbtool.qat_mode import QATMode, get_qat_mode
-from hbtool.quantization.deployed import SUM_STEPS, Deployment, can_deploy, deployed_forward
+from hbtool.quantization.deployed import Deployment, can_deploy, deployed_forward, sum_operand_scale
 from hbtool.quantization.fake_quantize import FakeQuantizeBase
 from hbtool.quantization.observer import MovingAverageMinMaxObserver
 from hbtool.quantization.straight_through import fake_quantize_op, quantize_dequantize, substitute
@@ -95,13 +95,13 @@ class Weighted(nn.Module):
         return F.relu6(y) if self.clip[1] == 6.0 else F.relu(y)
 
     def _sum_operand(self, y: Tensor, post: FakeQuantizeBase | None) -> Tensor:
-        """The layer's own operand of the fused add, as integers hold it: int16 in 1/64 of the output's step.
+        """The layer's own operand of the fused add, as integers hold it: int16, finer than the output's step.
 
         During training the difference (1/128 of a step) drowns in the gradient noise and is not worth a pass.
         """
         if post is None or self.training or not post.flags()[1]:
             return y
-        scale = post.scale.detach() / SUM_STEPS
+        scale = sum_operand_scale(post)
         if torch.compiler.is_compiling():
             return fake_quantize_op(y, scale, 16, -(1 << 15), (1 << 15) - 1, -1)
         return quantize_dequantize(y, scale, -(1 << 15), (1 << 15) - 1)
