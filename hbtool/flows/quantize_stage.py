@@ -67,6 +67,8 @@ def place_stage(stage: FloatStage, talk: Talk) -> PlacedStage:
     place(placed, stage.family, request)
     fuse_clamps(placed)
     _tell_refused_places(placed, requests.placement, talk)
+    if request.quantized_outputs is not None:
+        _tell_float_outputs(placed, talk)
     int16, refused = settle_types(placed, stage, requests)
     options = RangeOptions(
         asymmetric=stage.loaded.calibration_parameters.optimization.asymmetric,
@@ -86,6 +88,15 @@ def _tell_refused_places(placed: ir.Model, request: PlacementRequest, talk: Talk
             continue
         asked = "run_on_bpu or node_info" if named else f"optimization: set_{node.op_type}_..."
         talk.warn(f"{asked}: {name} ({node.op_type}) stays on the CPU: {meta.placement(node).reason}")
+
+
+def _tell_float_outputs(placed: ir.Model, talk: Talk) -> None:
+    """Say which outputs stay float although integers were asked for."""
+    for value in placed.graph.outputs:
+        producer = value.producer()
+        if producer is not None and not meta.on_bpu(producer):
+            where = f"{graph.node_name(producer)} ({producer.op_type}) runs on the CPU"
+            talk.info(f"set_model_output: output {graph.value_name(value)} stays float, because {where}")
 
 
 def quantize_stage(stage: FloatStage, placed_stage: PlacedStage, talk: Talk) -> QuantizeStage:

@@ -14,6 +14,7 @@ from hbtool.calibration.search import as_graph_input
 from hbtool.calibration.similarity import Similarity, similarity
 from hbtool.compiler.segments import Segment
 from hbtool.ir import graph, meta
+from hbtool.numerics.qtype import INT32
 from hbtool.ops.op import integer_op, is_integer
 from hbtool.runtime.probe import probe
 
@@ -29,7 +30,7 @@ class NodeRow:
         type: operator, as the INTEGER graph names it.
         cosine: cosine similarity of its output to the float model, upstream error included; None where the node was
             inserted and stands for no float value.
-        threshold: calibration threshold of its first input, None on the CPU.
+        threshold: calibration threshold of its first input, None on the CPU and for int32, which has none.
         dtype: int8, int16 or float: what it computes on.
         reason: why it is on that device.
     """
@@ -76,7 +77,7 @@ def _row(node: ir.Node, segment: Segment, cosines: Mapping[str, float]) -> NodeR
         f"id({segment.index})" if on_bpu else "--",
         node.op_type,
         min(found) if found and stands_for_float else None,
-        float(max(q.scales) * q.type.max) if q is not None else None,
+        float(max(q.scales) * q.type.max) if q is not None and q.type is not INT32 else None,
         q.type.name if q is not None else "float",
         place.reason,
     )

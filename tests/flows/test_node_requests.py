@@ -157,3 +157,16 @@ def test_a_type_that_the_bpu_does_not_have_is_replaced_and_told(
 def test_quant_config_may_ask_for_the_search(build: Build, listening: Listening) -> None:
     build(march="nash-e", calibration__quant_config="{model_config: {search: True}}")
     assert any(line.startswith("Select ") for line in listening.lines)
+
+
+def test_an_output_that_stays_float_is_told(build: Build, listening: Listening) -> None:
+    build(calibration__optimization="set_model_output_int8")
+    (told,) = [line for line in listening.lines if line.startswith("set_model_output")]
+    assert "output y stays float, because softmax (Softmax) runs on the CPU" in told
+
+
+def test_int32_has_no_threshold(build: Build) -> None:
+    rows = {row.node: row for row in build().nodes}
+    assert rows["transpose"].dtype == "int32"
+    assert rows["transpose"].threshold is None
+    assert rows["conv2"].threshold is not None
