@@ -90,6 +90,11 @@ def activations(node: ir.Node) -> tuple[ir.Value, ...]:
     return tuple(v for v in node.inputs if v is not None and constant(v) is None)
 
 
+def wanted_outputs(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
+    """(index, value) of the outputs that the node is asked for; ONNX leaves the name of the others empty."""
+    return ((index, value) for index, value in enumerate(node.outputs) if value.name)
+
+
 def consumers(value: ir.Value) -> tuple[ir.Node, ...]:
     """The nodes that read the value, each once, in graph order of use."""
     seen: dict[ir.Node, None] = {}

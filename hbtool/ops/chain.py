@@ -17,11 +17,16 @@ from hbtool.numerics import qtype
 from hbtool.numerics.qtype import INT8, INT16, INT32, QParams
 from hbtool.numerics.rescale import dyadic_ratios
 from hbtool.ops.add import Add, AddAttributes
+from hbtool.ops.boundary import requantized
+from hbtool.ops.concat import Concat, ConcatAttributes
+from hbtool.ops.int16 import LARGEST_WEIGHT_SUM, largest_weight_sum
 from hbtool.ops.integer_builder import IntegerBuilder, Result
+from hbtool.ops.matmul import MatMul, MatMulAttributes
 from hbtool.ops.mul import Mul, MulAttributes
 from hbtool.ops.reduce_max import ExtremeAttributes, ReduceExtreme
 from hbtool.ops.reduce_mean import ReduceSum, SumAttributes
 from hbtool.ops.reshape import Reshape, ReshapeAttributes
+from hbtool.ops.slice import Slice, SliceAttributes
 from hbtool.ops.sum_square import ReduceSumSquare
 from hbtool.ops.table import Function, emit_table
 
@@ -118,10 +123,65 @@ class Chain:
         sizes = tuple(shape)
         return self.b.emit(Reshape, [x], _q(x), sizes, ReshapeAttributes(sizes), represents=represents)
 
+    def part(self, x: ir.Value, axis: int, first: int, last: int) -> ir.Value:
+        """x[first:last] along an axis."""
+        shape = graph.static_shape(x)
+        if (first, last) == (0, shape[axis]):
+            return x
+        starts = tuple(first if i == axis else 0 for i in range(len(shape)))
+        stops = tuple(last if i == axis else n for i, n in enumerate(shape))
+        sizes = tuple(b - a for a, b in zip(starts, stops, strict=True))
+        return self.b.emit(Slice, [x], _q(x), sizes, SliceAttributes(starts, stops, (1,) * len(shape)))
+
+    def join(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
+        """Values one after another along an axis, at the coarsest of their scales."""
+        if len(values) == 1:
+            return values[0]
+        q = max((_q(v) for v in values), key=lambda found: found.scale)
+        parts = [requantized(self.b, v, q) for v in values]
+        shapes = [graph.static_shape(v) for v in values]
+        shape = tuple(sum(s[i] for s in shapes) if i == axis else n for i, n in enumerate(shapes[0]))
+        return self.b.emit(Concat, parts, q, shape, ConcatAttributes(axis))
+
     def const(self, array: np.ndarray, role: str) -> ir.Value:
         """A constant operand, symmetric in the chain's width."""
         q = qtype.symmetric(qtype.magnitude(array), self.wide)
         return self.b.const(qtype.quantize(array, q), role, q)
+
+
+class Matrix:
+    """Constant weights [K, N] and a bias [N], for products with rows of any scale.
+
+    Args:
+        chain: where products are emitted.
+        weights: float.
+        bias: float; None for none.
+        role: names the constants.
+    """
+
+    def __init__(self, chain: Chain, weights: np.ndarray, bias: np.ndarray | None, role: str) -> None:
+        self._chain, self._weights, self._bias, self._role = chain, weights, bias, role
+        reads_int16 = chain.b.family not in MATRICES_READ_INT8
+        self._wide = chain.wide if reads_int16 and largest_weight_sum(weights, 1) <= LARGEST_WEIGHT_SUM else INT8
+
+    def product(self, x: ir.Value, to: Goal) -> ir.Value:
+        """x @ weights + bias of [M, K] integers; int16 ones are rounded to int8 where the sums need it."""
+        b = self._chain.b
+        if _q(x).type.bits > self._wide.bits:
+            x = requantized(b, x, qtype.symmetric(self._chain.reach(x), self._wide))
+        q = _q(x)
+        weight, bias = b.weight_with_bias(None, self._weights, 1, self._bias, q.scale)
+        operands = [x, b.const(weight.integers, self._role)]
+        operands.append(b.const(b.multiplier([q.scale], weight.scales, to.q.scale), f"{self._role}_multiplier"))
+        if self._bias is not None:
+            operands.append(b.const(bias, f"{self._role}_bias"))
+        shape = (graph.static_shape(x)[0], self._weights.shape[1])
+        attributes = MatMulAttributes(q.zero_point, 0, to.q.zero_point, to.q.type.name, *to.clamp)
+        return b.emit(MatMul, operands, to.q, shape, attributes, represents=to.value)
+
+
+MATRICES_READ_INT8 = ("bernoulli2", "bayes")
+"""Families whose matrix products with constant weights read int8 only."""
 
 
 def _q(x: ir.Value) -> QParams:

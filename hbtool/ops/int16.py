@@ -31,7 +31,7 @@ def int16_refusal(op: FloatOp, node: ir.Node, family: Family, position: int | No
         return None
     for index, axis in op.weight_axes(node).items():
         weight = graph.constant(node.inputs[index])
-        if weight is not None and (largest := _largest_weight_sum(weight, axis)) > LARGEST_WEIGHT_SUM:
+        if weight is not None and (largest := largest_weight_sum(weight, axis)) > LARGEST_WEIGHT_SUM:
             return (
                 f"its sums could leave int32 (the int8 weights of one output add up to {largest}, "
                 f"int16 inputs allow {LARGEST_WEIGHT_SUM})"
@@ -39,7 +39,7 @@ def int16_refusal(op: FloatOp, node: ir.Node, family: Family, position: int | No
     return None
 
 
-def _largest_weight_sum(weight: np.ndarray, axis: int) -> int:
+def largest_weight_sum(weight: np.ndarray, axis: int) -> int:
     """The largest sum of absolute int8 weights of any channel along `axis` (each quantized to +-127)."""
     rows = np.abs(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)).astype(np.float64)
     top = rows.max(axis=1, initial=0.0)

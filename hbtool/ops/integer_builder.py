@@ -77,12 +77,13 @@ class IntegerBuilder:
         self._node: ir.Node | None = None
         self._emitted = 0
         self._names = FreshNames(graph_)
+        self._constants: dict[Any, ir.Value] = {}
 
     # ------------------------------------------------------------------------------------------ called by the pass
 
     def start(self, node: ir.Node, absorbed: ir.Node | None) -> None:
         """Begin lowering `node`; `absorbed` is the clamp behind it that becomes part of it."""
-        self._node, self._emitted = node, 0
+        self._node, self._emitted, self._constants = node, 0, {}
         if absorbed is not None:
             self._absorbed[graph.node_name(node)] = absorbed
 
@@ -193,13 +194,20 @@ class IntegerBuilder:
         return values
 
     def const(self, array: np.ndarray, role: str, q: QParams | None = None) -> ir.Value:
-        """A constant of the current node; `role` names it (`weight`, `bias`, `multiplier`, `table`)."""
+        """A constant of the current node; `role` names it (`weight`, `bias`, `multiplier`, `table`).
+
+        What the node has already, under the same role, is used again.
+        """
         data = np.asarray(array, order="C")
+        key = (role, data.dtype.str, data.shape, data.tobytes(), q)
+        if key in self._constants:
+            return self._constants[key]
         name = self._names.take(f"{graph.node_name(self._current())}/{role}")
         value = ir.Value(name=name, const_value=ir.tensor(data, name=name))
         value.shape, value.dtype = ir.Shape(data.shape), ir.DataType.from_numpy(data.dtype)
         meta.set_qparams(value, q)
         self.graph.register_initializer(value)
+        self._constants[key] = value
         return value
 
     def multiplier(self, input_scales: Any, weight_scales: Any, output_scale: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ kernels want unsigned activations and signed weights); int16 values travel as fl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ OFFSET = 128
 
 EXACT_FLOAT32 = 1 << 24
 """Integers up to here, and every partial sum below it, are exact in float32."""
+
+LARGE_BYTES = 1024
+"""Constants of this size and more are stored once, however many nodes need them."""
 
 _ENCODED = {INT8: ir.DataType.UINT8, INT16: ir.DataType.FLOAT, INT32: ir.DataType.INT32}
 
@@ -77,6 +81,7 @@ class OnnxBuilder:
         self._names = FreshNames(graph)
         self._prefix = ""
         self._count = 0
+        self._large: dict[tuple[str, tuple[int, ...], bytes] | None, ir.Value] = {}
         self._before: ir.Node | None = None
 
     def start(self, prefix: str, before: ir.Node | None) -> None:
@@ -123,12 +128,19 @@ class OnnxBuilder:
         return values
 
     def const(self, array: ArrayLike, dtype: Any = None) -> ir.Value:
-        """A constant (initializer)."""
+        """A constant (initializer); a large one that is there already is used again."""
         data = np.asarray(array, dtype, order="C")
+        key = None
+        if data.nbytes >= LARGE_BYTES:
+            key = (data.dtype.str, data.shape, hashlib.sha256(data.tobytes()).digest())
+        if key in self._large:
+            return self._large[key]
         name = self._names.take(self._fresh("const"))
         value = ir.Value(name=name, const_value=ir.tensor(data, name=name))
         value.shape, value.dtype = ir.Shape(data.shape), ir.DataType.from_numpy(data.dtype)
         self.graph.register_initializer(value)
+        if key is not None:
+            self._large[key] = value
         return value
 
     def value(self, operand: Operand) -> ir.Value:

@@ -317,6 +317,7 @@ class FloatOp:
         elementwise: `evaluate` gives the result element by element, so that chains of such operators become one table.
         unifies_inputs: all inputs must arrive with the output's scale (Concat).
         int16_inputs: positions of inputs that need int16 to be of use (coordinates).
+        int16_states: positions of outputs that come back as inputs in the next call, so that errors would add up.
         int8_only: families whose unit for it reads and writes int8 only (see `ops.int16`).
         int8_positions: positions of inputs that are int8 on a family, whatever the others are.
         error_steps: largest error against the float operator on the *quantized* inputs, in steps of the output; where
@@ -338,6 +339,7 @@ class FloatOp:
     elementwise: ClassVar[bool] = False
     unifies_inputs: ClassVar[bool] = False
     int16_inputs: ClassVar[tuple[int, ...]] = ()
+    int16_states: ClassVar[tuple[int, ...]] = ()
     int8_only: ClassVar[tuple[Family, ...]] = ()
     int8_positions: ClassVar[Mapping[Family, tuple[int, ...]]] = {}
     error_steps: ClassVar[float] = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,14 @@ def rounded_function(
     return np.clip(steps, max(clamp[0], y.type.min), min(clamp[1], y.type.max)).astype(y.type.dtype)
 
 
+@functools.lru_cache(maxsize=32)
+def _fitted(function: Function, x: QParams, y: QParams, clamp: tuple[int, int]) -> piecewise.Segments:
+    """The straight lines of a function of an int16 value; one node may need the same ones many times."""
+    # One value past the end: the last straight line needs its far end.
+    integers = np.arange(x.type.min, x.type.max + 2, dtype=np.int64)
+    return piecewise.fit(rounded_function(function, integers, x, y, clamp))
+
+
 def emit_table(
     b: IntegerBuilder,
     source: ir.Value,
@@ -82,9 +91,7 @@ def emit_table(
     q, shape = meta.qparams(source), graph.static_shape(source)
     assert q is not None, "integer values carry their meaning"
     if q.type is INT16:
-        # One value past the end: the last straight line needs its far end.
-        integers = np.arange(q.type.min, q.type.max + 2, dtype=np.int64)
-        segments = piecewise.fit(rounded_function(function, integers, q, y, clamp))
+        segments = _fitted(function, q, y, clamp)
         operands = [source, b.const(segments.blocks, "blocks"), b.const(segments.entries, "entries")]
         return b.emit(SegmentTable, operands, y, shape, represents=represents)
     integers = np.arange(q.type.min, q.type.max + 1, dtype=np.int64)

@@ -72,7 +72,7 @@ def values_to_observe(model: ir.Model) -> list[str]:
                 names.setdefault(graph.value_name(value))
         if graph.node_name(node) in fused_roots:
             continue
-        for index, value in enumerate(node.outputs):
+        for index, value in graph.wanted_outputs(node):
             absorbed = meta.fused_into(node) is not None
             if (
                 absorbed
@@ -109,7 +109,7 @@ class _Chooser:
             return
         clamp = self.fused.get(graph.node_name(node))
         self._weights(node, op)
-        for index, value in enumerate(node.outputs):
+        for index, value in graph.wanted_outputs(node):
             target = clamp.outputs[0] if clamp is not None else value
             if meta.qparams(target) is None:
                 meta.set_qparams(target, self._decide(node, op, index, target))
@@ -153,7 +153,7 @@ class _Chooser:
     def _wanted_type(self, value: ir.Value) -> IntType:
         if graph.value_name(value) in self.options.int16_values:
             return INT16
-        if self.options.int16_tail and _at_table_tail(value):
+        if self.options.int16_tail and (_at_table_tail(value) or _is_state_that_leaves(value)):
             return INT16
         if any(_needs_int16(user, value) for user in graph.consumers(value)):
             return INT16
@@ -180,7 +180,18 @@ class _Chooser:
 
 def _needs_int16(node: ir.Node, value: ir.Value) -> bool:
     op = float_op(node)
-    return meta.on_bpu(node) and op is not None and any(node.inputs[i] is value for i in op.int16_inputs)
+    return (
+        meta.on_bpu(node)
+        and op is not None
+        and any(v is value for i, v in enumerate(node.inputs) if i in op.int16_inputs)
+    )
+
+
+def _is_state_that_leaves(value: ir.Value) -> bool:
+    """Whether the value is a state that only the CPU reads and the application feeds back: errors would add up."""
+    producer = value.producer()
+    op = float_op(producer) if producer is not None and meta.on_bpu(producer) else None
+    return op is not None and value.index() in op.int16_states and _ends_here(value)
 
 
 def _takes_channel_scales(value: ir.Value) -> bool:

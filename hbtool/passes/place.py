@@ -87,7 +87,8 @@ def _by_itself(node: ir.Node, family: Family, request: PlacementRequest) -> Plac
 def _not_a_feature_map(node: ir.Node, op: FloatOp) -> str | None:
     if next(graph.subgraphs(node), None) is not None:
         return f"{node.op_type} is control flow"
-    for value in (*node.inputs, *node.outputs):
+    outputs = [value for _, value in graph.wanted_outputs(node)]
+    for value in (*node.inputs, *outputs):
         if value is not None and graph.constant(value) is None and graph.known_shape(value) is None:
             return f"the shape of {value.name!r} is not known before it runs"
     quantized = op.quantized_inputs(node)
@@ -99,7 +100,7 @@ def _not_a_feature_map(node: ir.Node, op: FloatOp) -> str | None:
             return f"{node.op_type} works on {str(value.dtype).split('.')[-1].lower()} here, not on a feature map"
         if value is not None and graph.constant(value) is not None:
             return f"input {index} of {node.op_type} is a constant"
-    if any(graph.elements(graph.static_shape(v)) == 0 for v in node.outputs):
+    if any(graph.elements(graph.static_shape(v)) == 0 for v in outputs):
         return "it produces an empty tensor"
     return None
 

@@ -111,3 +111,33 @@ def test_nodes_that_only_move_values_stay_on_the_cpu_at_the_ends() -> None:
     assert on_cpu(head, "bayes-e") == ["MaxPool"]
     tail = "g (float[1,4,8,8] x) => (float[1,256] y) { a = Conv(x, w)  y = Reshape(a, s) }"
     assert on_cpu(tail, "bayes-e", s=integers(1, 256)) == ["Reshape"]
+
+
+LSTM = """g (float[1,1,4] x, float[1,1,3] h, float[1,1,3] c) => (float[1,1,1,3] y, float[1,1,3] hn, float[1,1,3] cn) {
+    y, hn, cn = LSTM<hidden_size=3>(x, w_in, w_back, , , h, c) }"""
+
+
+def test_a_state_that_goes_round_is_int16_where_the_family_has_it() -> None:
+    text, given = LSTM, {"w_in": weights(1, 12, 4), "w_back": weights(1, 12, 3)}
+    model = integer_graph(text, "bayes-e", **given)
+    types_of = {v.name: meta.qparams(v.producer().inputs[0]).type.name for v in model.graph.outputs}
+    assert types_of == {"y": "int8", "hn": "int16", "cn": "int16"}
+    entered = {n.inputs[0].name: meta.qparams(n.outputs[0]).type.name for n in model.graph if n.op_type == "Quantize"}
+    assert entered == {"x": "int8", "h": "int16", "c": "int16"}
+
+
+def test_outputs_without_a_name_are_not_asked_for() -> None:
+    text = """g (float[1,1,4] x) => (float[1,1,3] hn) { , hn = LSTM<hidden_size=3>(x, w_in, w_back) }"""
+    model = integer_graph(text, "bayes-e", w_in=weights(1, 12, 4), w_back=weights(1, 12, 3))
+    assert [v.name for v in model.graph.outputs] == ["hn"]
+
+
+def test_what_the_bpu_asks_of_a_recurrent_operator() -> None:
+    given = {"w_in": weights(1, 12, 4), "w_back": weights(1, 12, 3)}
+    batch = """g (float[2,3,4] x) => (float[2,1,3,3] y) { y = LSTM<hidden_size=3>(x, w_in, w_back) }"""
+    assert on_cpu(batch, "bayes-e", **given) == ["LSTM"]
+    assert on_cpu(batch, "nash", **given) == []
+    assert on_cpu(LSTM, "bernoulli2", **given) == ["LSTM"]
+    short = """g (float[2,1,4] x) => (float[2,1,1,3] y) { y = LSTM<hidden_size=3>(x, w_in, w_back, , n) }"""
+    assert on_cpu(short, "bayes-e", **given, n=integers(1)) == ["LSTM"]
+    assert on_cpu(short, "bayes-e", **given, n=integers(2)) == []
