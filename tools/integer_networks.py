@@ -36,7 +36,12 @@ def integer_network(path: Path, family: Family, multiplier_bits: int) -> ir.Mode
     finally:
         sys.path.pop(0)
     fill_weights.fill(proto)
-    model = prepare_model(proto, str(path))
+    return lowered(proto, str(path), family, multiplier_bits)
+
+
+def lowered(proto: onnx.ModelProto, name: str, family: Family, multiplier_bits: int) -> ir.Model:
+    """The INTEGER graph of a float model, fed with NV12 images, Softmax on the BPU."""
+    model = prepare_model(proto, name)
     affine = preprocess_affine("nv12", "rgb", "regular", None, [1 / 255] * 3, None)
     for value in list(model.graph.inputs):
         insert_preprocess(model, str(value.name), affine, "NCHW", True)

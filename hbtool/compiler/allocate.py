@@ -8,6 +8,7 @@ last used longest ago, so that their loads need not wait; long-lived results lie
 from __future__ import annotations
 
 import bisect
+from collections import deque
 from dataclasses import dataclass, field
 
 LastUse = dict[int, int]
@@ -59,9 +60,9 @@ class Memory:
             if long_lived:
                 best = (0, index, start)
                 break
-            for at in self._candidates(start, stop, need):
-                score = (self._newest(at, at + need), index, at)
-                best = score if best is None or score < best else best
+            newest, at = self._longest_unused(start, stop, need)
+            score = (newest, index, at)
+            best = score if best is None or score < best else best
         if best is None:
             return None
         _, index, at = best
@@ -92,19 +93,48 @@ class Memory:
         need = self.rounded(size)
         return any(stop - start >= need for start, stop in self._free)
 
-    def _candidates(self, start: int, stop: int, need: int) -> set[int]:
-        edges = {start, stop - need}
+    def _longest_unused(self, start: int, stop: int, need: int) -> tuple[int, int]:
+        """(last use, address) of the `need` bytes within [start, stop) that were used last longest ago.
+
+        Two pointers over the stretches of past use, once for the places that begin where a stretch begins and once for
+        those that end where one ends: others cannot be better.
+        """
+        edges, newest = self._stretches(start, stop)
+        best = (max(newest) + 1, start)
+        largest: deque[int] = deque()  # stretches of the window that no later one of it outdoes
+        first = last = 0
+        for at in sorted({e for e in edges if e <= stop - need} | {e - need for e in edges if e - need >= start}):
+            while last < len(newest) and edges[last] < at + need:
+                while largest and newest[largest[-1]] <= newest[last]:
+                    largest.pop()
+                largest.append(last)
+                last += 1
+            while edges[first + 1] <= at:
+                first += 1
+            while largest[0] < first:
+                largest.popleft()
+            best = min(best, (newest[largest[0]], at))
+        return best
+
+    def _stretches(self, start: int, stop: int) -> tuple[list[int], list[int]]:
+        """Edges of the stretches that [start, stop) divides into by past use, and the last use of each (-1: none)."""
+        edges, newest = [start], []
         for block in self._overlapping(start, stop):
-            edges |= {b for b in (block.start, block.stop, block.stop - need) if start <= b <= stop - need}
-        return edges if len(edges) <= 24 else {start, stop - need, *sorted(edges)[:: len(edges) // 16]}
+            low, high = max(block.start, start), min(block.stop, stop)
+            if low > edges[-1]:
+                edges.append(low)
+                newest.append(-1)
+            edges.append(high)
+            newest.append(max(block.last.values(), default=-1))
+        if edges[-1] < stop:
+            edges.append(stop)
+            newest.append(-1)
+        return edges, newest
 
     def _overlapping(self, start: int, stop: int) -> list[Block]:
         first = max(bisect.bisect(self._past, start, key=lambda b: b.start) - 1, 0)
         last = bisect.bisect_left(self._past, stop, key=lambda b: b.start)
         return [b for b in self._past[first:last] if b.stop > start and b.start < stop]
-
-    def _newest(self, start: int, stop: int) -> int:
-        return max((max(b.last.values(), default=-1) for b in self._overlapping(start, stop)), default=-1)
 
     def _inherit(self, start: int, stop: int) -> LastUse:
         """Take [start, stop) out of the past; returns the last users of it."""
