@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -77,6 +78,11 @@ class Addresses:
     storages: list[Storage]
     free_layers: frozenset[Layer]
     joined: Mapping[Layer, tuple[int, ...]]
+
+    @cached_property
+    def moving(self) -> frozenset[Layer]:
+        """Layers whose result holds the bytes of (some of) their operands."""
+        return self.free_layers | self.joined.keys()
 
 
 def place_tensors(net: Net, target: Target, share: bool) -> Addresses:

@@ -14,6 +14,7 @@ from hbtool.compiler.addresses import Storage
 from hbtool.compiler.emit import Operand, Slot
 from hbtool.compiler.fuse import ROWS, Group, rows_box
 from hbtool.compiler.layers import Layer, Tensor
+from hbtool.compiler.residence import Held
 from hbtool.compiler.rings import Plan, Ring, box_bytes
 from hbtool.compiler.schedule import TileRunner
 from hbtool.compiler.tile import Grid, Task, TileWork, copy_task, layer_task
@@ -59,15 +60,33 @@ class BandRunner:
     def run(self, group: Group) -> bool:
         """Emit a group; False (and nothing done) where its buffers do not fit."""
         layers = self.r.net.layers[group.first : group.last + 1]
-        bands = group.bands
         tallest = max(layer.out.shape[ROWS] for layer in layers)
-        while bands <= min(tallest, MOST_BANDS):
-            attempt = _Attempt(self, layers, bands)
-            if attempt.reserve():
-                attempt.emit()
-                return True
-            bands *= 2
-        return False
+        kept = self._keep(group)
+        while True:
+            bands = group.bands
+            while bands <= min(tallest, MOST_BANDS):
+                attempt = _Attempt(self, layers, bands)
+                if attempt.reserve():
+                    attempt.emit()
+                    return True
+                bands *= 2
+            if not kept:
+                return False
+            while kept:  # their memory may be what is missing
+                self.r.drop(kept.pop())
+
+    def _keep(self, group: Group) -> list[Held]:
+        """Reserve memory for what should lie on chip as a whole; nothing has been loaded there or written yet."""
+        kept = []
+        touched = {self.addresses.storages[n] for n in group.keep}
+        for number in group.keep:
+            held = self.r.held[self.addresses.storages[number]]
+            size = held.storage.layout.bytes
+            others = [self.r.held[s] for s in touched]
+            if held.slot is None and self.r.make_room(size, others, group.first, horizon=group.last - group.first):
+                self.r.bring(held)
+                kept.append(held)
+        return kept
 
 
 class _Attempt:
@@ -95,6 +114,16 @@ class _Attempt:
             and not t.is_input
             and all(c.number in self.numbers for c in t.consumers)
             for t in storage.tensors
+        )
+
+    def _needed_outside(self, tensor: Tensor) -> bool:
+        """Whether something outside the group reads a tensor, perhaps as part of what is made of its bytes."""
+        if tensor.is_output:
+            return True
+        moving = self.owner.addresses.moving
+        return any(
+            c.number not in self.numbers or (c in moving and any(map(self._needed_outside, c.outputs)))
+            for c in tensor.consumers
         )
 
     def _key(self, tensor: Tensor) -> Tensor | Storage | None:
@@ -281,12 +310,14 @@ class _Attempt:
             self.r.memory.release(block)
         for _, todo in tasks:
             for task in todo:
-                if self.keys[task.out] is None or not self._internal(task.out):
+                if self.keys[task.out] is None or self._goes_home(task.out):
                     stored = self.keys[task.out] is not None or self.runner.stored_at_once(task.out)
                     self.r.note_written(task.out, task.box, at_home=stored)
 
-    def _internal(self, tensor: Tensor) -> bool:
-        return isinstance(self.keys[tensor], Storage)
+    def _goes_home(self, tensor: Tensor) -> bool:
+        """Whether rows of a tensor are stored to the DDR home of its storage."""
+        key = self.keys[tensor]
+        return key is not None and not isinstance(key, Storage) and self._needed_outside(tensor)
 
     def _reserve_result(self, layer: Layer) -> None:
         key = self.keys[layer.out]
@@ -315,7 +346,7 @@ class _Attempt:
             inner = self._in_key(task.out, box, key)
             result = Operand(slot.view(inner, task.out.type), slot, inner)
         self.runner.emitter.add(task.engine, core, task.op, work.attributes, inputs, [result], self.r.layer, work.job)
-        self.runner.put(task.out, box, result, core, home=key is not None and not isinstance(key, Storage))
+        self.runner.put(task.out, box, result, core, home=self._goes_home(task.out))
 
     def _operand(self, position: int, tensor: Tensor, work: TileWork, band: int, core: int) -> Operand:
         box = work.boxes[position]

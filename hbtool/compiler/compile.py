@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 import onnx_ir as ir
 
 from hbtool.artifact.program import LayerInfo, Program, SegmentProgram
-from hbtool.compiler.addresses import place_tensors
+from hbtool.compiler.addresses import Addresses, place_tensors
 from hbtool.compiler.allocate import Memory
 from hbtool.compiler.bands import BandRunner
 from hbtool.compiler.calls import CallLimit
 from hbtool.compiler.emit import Emitter
-from hbtool.compiler.fuse import FuseOptions, Group, plan_groups
 from hbtool.compiler.layers import Layer, Net, read_net
 from hbtool.compiler.options import CompileOptions
 from hbtool.compiler.residence import Residence
 from hbtool.compiler.schedule import TileRunner
 from hbtool.compiler.segments import Segment, split_segments
+from hbtool.compiler.strategies import Strategy, one_by_one, strategies
 from hbtool.compiler.tile import copy_task, layer_task
 from hbtool.errors import CompileError
 from hbtool.ops.op import whole
@@ -26,7 +27,7 @@ from hbtool.perf.timeline import Timeline, timeline
 from hbtool.target.target import Target
 
 WORTH_PROCESSES = 1500
-"""Layers times plans from which starting processes pays."""
+"""Layers times strategies from which starting processes pays."""
 
 MOST_RETRIES = 4
 
@@ -60,60 +61,55 @@ def _checked(segment: Segment, target: Target, options: CompileOptions) -> Net:
     return read_net(segment)
 
 
-# --------------------------------------------------------------------------------------------------------------- plans
-
-
-def _plans(options: CompileOptions) -> list[FuseOptions | None]:
-    """What is tried: how readily layers are run in bands (None: never)."""
-    if options.level < 2:
-        return [None]
-    weight = 1.0 + 3.0 * (1.0 - options.latency_weight)
-    usual = FuseOptions(traffic_weight=weight)
-    if options.level == 2:
-        return [usual]
-    return [
-        usual,
-        FuseOptions(weight, memory_part=0.5, pressure=0.6),
-        FuseOptions(weight, memory_part=0.9, pressure=0.95),
-        FuseOptions(3 * weight, memory_part=0.6, pressure=0.5),
-        None,
-    ]
-
-
 def _compile(nets: list[Net], target: Target, options: CompileOptions) -> tuple[SegmentProgram, ...]:
-    """The best program of every net over all plans; `jobs` processes, the same result with any number of them."""
-    plans = _plans(options)
-    tasks = [(net, target, options, plan) for net in nets for plan in plans]
-    work = sum(len(net.layers) for net in nets) * len(plans)
+    """The best program of every net over all strategies; `jobs` processes, the same result with any number of them."""
+    tasks: list[_Attempt] = []
+    for net in nets:
+        addresses = place_tensors(net, target, share=options.level > 0)
+        tasks += [_Attempt(net, addresses, target, options, s) for s in strategies(net, addresses, target, options)]
+    work = sum(len(task.net.layers) for task in tasks)
     jobs = min(options.jobs, len(tasks))
     if jobs > 1 and work >= WORTH_PROCESSES:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             results = list(pool.map(_attempt, tasks))
     else:
         results = [_attempt(task) for task in tasks]
-    best = []
-    for number in range(len(nets)):
-        found = results[number * len(plans) : (number + 1) * len(plans)]
-        best.append(min(enumerate(found), key=lambda item: (item[1][0], item[0]))[1][1])
-    return tuple(best)
+    best: dict[int, tuple[Cost, SegmentProgram]] = {}
+    for task, result in zip(tasks, results, strict=True):
+        key = id(task.net)
+        if key not in best or result[0] < best[key][0]:
+            best[key] = result
+    return tuple(best[id(net)][1] for net in nets)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A net, and one way to compile it."""
+
+    net: Net
+    addresses: Addresses
+    target: Target
+    options: CompileOptions
+    strategy: Strategy
 
 
 Cost = tuple[float, float]
-"""What plans are compared by, and what decides between equals."""
+"""What strategies are compared by, and what decides between equals."""
 
 
-def _attempt(task: tuple[Net, Target, CompileOptions, FuseOptions | None]) -> tuple[Cost, SegmentProgram]:
-    """(cost, program) of one plan; function calls are cut shorter until each keeps to its limit."""
-    net, target, options, plan = task
+def _attempt(task: _Attempt) -> tuple[Cost, SegmentProgram]:
+    """(cost, program) of one strategy; function calls are cut shorter until each keeps to its limit."""
+    target, options = task.target, task.options
     limit = float(options.max_time_per_fc)
-    compiled = _Compilation(net, target, options, plan, limit).run()
+    compiled = _Compilation(task, limit).run()
     line = timeline(compiled.program, target)
     for _ in range(MOST_RETRIES if limit else 0):
         longest = max(line.call_us, default=0.0)
         if longest <= options.max_time_per_fc:
             break
         limit *= 0.7 * options.max_time_per_fc / longest
-        shorter = _Compilation(net, target, options, None, limit).run()
+        plain = replace(task, strategy=one_by_one(task.net, task.strategy.pieces))
+        shorter = _Compilation(plain, limit).run()
         other = timeline(shorter.program, target)
         if max(other.call_us, default=0.0) < longest:
             compiled, line = shorter, other
@@ -129,22 +125,20 @@ def _cost(line: Timeline, target: Target, options: CompileOptions) -> Cost:
 
 
 class _Compilation:
-    """One walk through the layers under one plan."""
+    """One walk through the layers under one strategy."""
 
-    def __init__(
-        self, net: Net, target: Target, options: CompileOptions, plan: FuseOptions | None, call_limit_us: float
-    ) -> None:
-        self.net, self.target, self.options, self.plan = net, target, options, plan
-        self.addresses = place_tensors(net, target, share=options.level > 0)
-        self.memory = Memory(target.onchip_bytes * options.core_num, target.address_bytes)
-        self.emitter = Emitter(options.core_num)
-        self.residence = Residence(net, self.addresses, target, self.memory, self.emitter, options)
+    def __init__(self, task: _Attempt, call_limit_us: float) -> None:
+        self.net, self.addresses, self.target, self.options = task.net, task.addresses, task.target, task.options
+        self.groups = task.strategy.groups
+        self.memory = Memory(self.target.onchip_bytes * self.options.core_num, self.target.address_bytes)
+        self.emitter = Emitter(self.options.core_num)
+        self.residence = Residence(self.net, self.addresses, self.target, self.memory, self.emitter, self.options)
         self.calls = CallLimit(self.residence, call_limit_us)
-        self.runner = TileRunner(self.residence, options, self.calls)
+        self.runner = TileRunner(self.residence, self.options, self.calls, task.strategy.pieces)
         self.bands = BandRunner(self.runner)
 
     def run(self) -> SegmentProgram:
-        for group in self._groups():
+        for group in self.groups:
             if self.calls.full:
                 self.calls.end()
             layers = self.net.layers[group.first : group.last + 1]
@@ -174,11 +168,6 @@ class _Compilation:
             self.options.text(),
         )
         return SegmentProgram(program, bytes(self.residence.weights))
-
-    def _groups(self) -> list[Group]:
-        if self.plan is None:
-            return [Group(layer.number, layer.number, 1) for layer in self.net.layers]
-        return plan_groups(self.net, self.addresses, self.target, self.memory.size, self.plan)
 
     def _layer(self, layer: Layer) -> None:
         if layer in self.addresses.free_layers:

@@ -1,17 +1,20 @@
 """Decides which neighbouring layers run together, band of rows after band of rows, so that what lies between them never
 leaves the chip.
 
-Only where memory is short: a stretch of layers whose live tensors do not fit is cut into groups by dynamic programming
-over DDR traffic and the fixed costs of more, smaller instructions.
+Only where memory is short. A storage *stays* on chip from its first to its last use where everything alive meanwhile
+fits; what does not stay is moved between DDR and chip by every layer, or group of layers, that needs it from another.
+Dynamic programming over all ways to form groups finds the least time. Storages that live inside a group need no memory
+of their own any more, so that others may stay: the plan is made again until nothing changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hbtool.compiler.addresses import Addresses, Storage
 from hbtool.compiler.layers import Layer, Net
+from hbtool.compiler.traffic import Traffic
 from hbtool.ops.op import Box, whole
 from hbtool.target.target import Target
 
@@ -19,17 +22,24 @@ LONGEST_GROUP = 40
 ROWS = 2
 """The axis of [N, C, H, W] that bands cut."""
 
-RESIDENT_PART = 4
-"""A tensor of at most 1 / this of the memory is expected to stay on chip between groups."""
+MOST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Group:
-    """Layers [first, last] run together in `bands` bands (1: one after another, each as a whole)."""
+    """Layers [first, last] run together in `bands` bands (1: one after another, each as a whole).
+
+    Attributes:
+        first: number of the first layer.
+        last: number of the last one.
+        bands: fewest bands.
+        keep: numbers of storages that should lie on chip as a whole meanwhile, for later layers.
+    """
 
     first: int
     last: int
     bands: int
+    keep: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class FuseOptions:
         traffic_weight: cycles per byte of DDR traffic, relative to the target's bandwidth.
         fixed_weight: weight of the fixed costs of instructions.
         memory_part: part of the memory that buffers of a group may take.
-        pressure: part of the memory above which live tensors are too many.
+        pressure: part of the memory that storages which stay may take.
     """
 
     traffic_weight: float = 1.0
@@ -84,81 +94,74 @@ def rows_box(shape: Sequence[int], low: int, high: int) -> Box:
     return (*full[:ROWS], (low, high), *full[ROWS + 1 :])
 
 
-@dataclass(frozen=True)
-class _Reach:
-    """Rows of an operand beyond the stride that one more output row needs, and the stride."""
-
-    halo: int
-    stride: int
-
-
 class _Planner:
     def __init__(self, net: Net, addresses: Addresses, target: Target, memory_bytes: int, options: FuseOptions) -> None:
-        self.net, self.addresses, self.target, self.options = net, addresses, target, options
-        self.memory_bytes = memory_bytes
-        count = len(net.layers)
-        self.touched: list[list[Storage]] = []
-        self.first: dict[Storage, int] = {}
-        self.last: dict[Storage, int] = {}
-        self.leaves: set[Storage] = set()
-        for layer in net.layers:
-            storages: dict[Storage, None] = {}
-            for tensor in (*layer.outputs, *(t for _, t in layer.computed)):
-                storage = addresses.places[tensor].storage
-                storages.setdefault(storage)
-                self.first.setdefault(storage, -1 if tensor.is_input else layer.number)
-                self.last[storage] = layer.number
-                if tensor.is_output or tensor.is_input:
-                    self.leaves.add(storage)
-            self.touched.append(list(storages))
+        self.net, self.target, self.options, self.memory_bytes = net, target, options, memory_bytes
+        self.traffic = Traffic(net, addresses, target)
         self.weights = [sum(t.bytes for _, t in layer.constants) for layer in net.layers]
         self.can = [bandable(layer, addresses) for layer in net.layers]
-        self.halos = [self._halo(layer) if can else 0 for layer, can in zip(net.layers, self.can, strict=True)]
-        self.live = self._live(count)
+        self.halos = [_halo(layer) if can else 0 for layer, can in zip(net.layers, self.can, strict=True)]
+        free = addresses.free_layers
+        self.compute = [0.0 if layer in free else _compute_cycles(layer, target) for layer in net.layers]
+        self.staying: set[Storage] = set()
 
     def groups(self) -> list[Group]:
-        """Hot stretches cut into groups, everything else layer by layer."""
+        """Groups of stretches in which something does not stay, everything else layer by layer."""
+        result: list[Group] = []
+        inside: set[Storage] = set()
+        for _ in range(MOST_ROUNDS):
+            self.staying = self._find_staying(inside)
+            result = self._cut_all()
+            before, inside = inside, self._inside(result)
+            if inside == before:
+                break
+        return [group if group.bands == 1 else replace(group, keep=self._keep(group)) for group in result]
+
+    def _keep(self, group: Group) -> tuple[int, ...]:
+        touched = {s for n in range(group.first, group.last + 1) for s in self.traffic.touched[n]}
+        spans = self.traffic.spans
+        later = (s for s in touched & self.staying if spans[s][1] > group.last or spans[s][0] < group.first)
+        return tuple(sorted(s.number for s in later))
+
+    def _find_staying(self, inside: set[Storage]) -> set[Storage]:
+        """Storages that fit on chip from first to last use, with everything else that is alive meanwhile."""
+        count = len(self.net.layers)
+        change = [0] * (count + 1)
+        spans = {s: span for s, span in self.traffic.spans.items() if s not in inside}
+        for storage, (first, last) in spans.items():
+            change[first] += storage.layout.bytes
+            change[last + 1] -= storage.layout.bytes
         limit = self.memory_bytes * self.options.pressure
+        over, total, number_over = [0], 0, 0
+        for n in range(count):
+            total += change[n]
+            number_over += total + min(self.weights[n], limit / 4) > limit
+            over.append(number_over)
+        return {s for s, (first, last) in spans.items() if over[last + 1] == over[first]}
+
+    def _inside(self, groups: Sequence[Group]) -> set[Storage]:
+        group_of = [group for group in groups for _ in range(group.first, group.last + 1)]
+        return {
+            s
+            for s, (first, last) in self.traffic.spans.items()
+            if group_of[first].bands > 1 and group_of[first] is group_of[last] and s not in self.traffic.crossing
+        }
+
+    def _cut_all(self) -> list[Group]:
         result: list[Group] = []
         number, count = 0, len(self.net.layers)
         while number < count:
             stop = number
-            while stop < count and self.can[stop] and self.live[stop] + min(self.weights[stop], limit / 4) > limit:
+            while stop < count and self.can[stop]:
                 stop += 1
-            if stop - number < 2:
+            short = any(s not in self.staying for n in range(number, stop) for s in self.traffic.touched[n])
+            if stop - number > 1 and short:
+                result += self._cut(number, stop)
+            else:
                 stop = max(stop, number + 1)
                 result += [Group(n, n, 1) for n in range(number, stop)]
-            else:
-                result += self._cut(number, stop)
             number = stop
         return result
-
-    def _live(self, count: int) -> list[int]:
-        """Bytes of storages between their first and last use, per layer."""
-        change = [0] * (count + 1)
-        for storage, first in self.first.items():
-            # A graph input is read in pieces where it is too large; it does not have to be there before.
-            first = max(first, 0) if first >= 0 else self.last[storage]
-            change[first] += storage.layout.bytes
-            change[self.last[storage] + 1] -= storage.layout.bytes
-        live, total = [], 0
-        for n in range(count):
-            total += change[n]
-            live.append(total)
-        return live
-
-    def _halo(self, layer: Layer) -> int:
-        """Rows of the first operand that two neighbouring output rows share."""
-        shape = layer.out.shape
-        middle = shape[ROWS] // 2
-        one, two = (layer.tile(rows_box(shape, a, a + 1)) for a in (middle - 1, middle))
-        if one is None or two is None or not layer.computed:
-            return 0
-        shared = 0
-        for position, _ in layer.computed:
-            a, b = layer.operand_box(one, position)[ROWS], layer.operand_box(two, position)[ROWS]
-            shared = max(shared, a[1] - b[0])
-        return max(shared, 0)
 
     def _cut(self, start: int, stop: int) -> list[Group]:
         """The cheapest way to cut layers [start, stop) into groups."""
@@ -184,45 +187,29 @@ class _Planner:
 
     def _cost(self, first: int, last: int) -> tuple[float, int] | None:
         """(cycles, bands) of a group, None where its buffers do not fit; a single layer always fits."""
-        storages = {s: None for n in range(first, last + 1) for s in self.touched[n]}
-        resident = traffic = 0
-        rolling: list[Storage] = []
-        for storage in storages:
-            size = storage.layout.bytes
-            inside = self.first[storage] >= first and self.last[storage] <= last and storage not in self.leaves
-            if inside:
-                rolling.append(storage)
-                continue
-            if size * RESIDENT_PART <= self.memory_bytes and storage not in self.leaves:
-                resident += size
-                continue
-            rolling.append(storage)
-            traffic += size if self.first[storage] < first else 0
-            traffic += size if self.first[storage] >= first else 0
-        weights = sum(self.weights[first : last + 1])
-        bands = self._bands(first, last, rolling, resident + weights)
-        if bands is None:
-            if last > first:
+        bands = 1
+        if last > first:
+            found = self._bands(first, last)
+            if found is None:
                 return None
-            bands = 1
-        if first == last:
-            traffic = sum(
-                s.layout.bytes
-                for s in storages
-                if s.layout.bytes * RESIDENT_PART > self.memory_bytes or s in self.leaves
-            )
-        fixed = bands * (last - first + 1) * 2 * self.target.instruction_cycles
-        cycles = self.options.traffic_weight * traffic / self.target.ddr_bytes_per_cycle
-        return cycles + self.options.fixed_weight * fixed, bands
+            bands = found
+        moved = self.traffic.moved_bytes(first, last, self.staying)
+        transfer = self.options.traffic_weight * moved / self.target.ddr_bytes_per_cycle
+        compute = sum(self.compute[first : last + 1])
+        fixed = (bands - 1) * (last - first + 1) * 2 * self.target.instruction_cycles
+        work = compute + self.options.fixed_weight * fixed
+        return max(work, transfer) + 0.2 * min(work, transfer), bands
 
-    def _bands(self, first: int, last: int, rolling: list[Storage], fixed: int) -> int | None:
-        """Fewest bands whose buffers fit."""
-        room = self.memory_bytes * self.options.memory_part - fixed
+    def _bands(self, first: int, last: int) -> int | None:
+        """Fewest bands whose buffers fit beside what stays on chip."""
+        rolling, staying = self.traffic.rolling(first, last, self.staying)
+        weights = sum(self.weights[first : last + 1])
+        room = self.memory_bytes * self.options.memory_part - staying - weights
         if room <= 0:
             return None
         reach = sum(self.halos[first : last + 1])
-        heights = [self.net.layers[n].out.shape[ROWS] for n in range(first, last + 1) if self.can[n]]
-        tallest = max(heights, default=1)
+        heights = [self.net.layers[n].out.shape[ROWS] for n in range(first, last + 1)]
+        tallest = max(heights)
         bands = 2
         while bands <= tallest // 2:
             need = 0.0
@@ -236,3 +223,22 @@ class _Planner:
                 return bands
             bands *= 2
         return None
+
+
+def _halo(layer: Layer) -> int:
+    """Rows of an operand that two neighbouring output rows share."""
+    shape = layer.out.shape
+    middle = shape[ROWS] // 2
+    one, two = (layer.tile(rows_box(shape, a, a + 1)) for a in (middle - 1, middle))
+    if one is None or two is None or not layer.computed:
+        return 0
+    shared = 0
+    for position, _ in layer.computed:
+        a, b = layer.operand_box(one, position)[ROWS], layer.operand_box(two, position)[ROWS]
+        shared = max(shared, a[1] - b[0])
+    return max(shared, 0)
+
+
+def _compute_cycles(layer: Layer, target: Target) -> float:
+    tile = layer.tile(whole(layer.out.shape))
+    return 0.0 if tile is None else float(target.cycles(layer.job(tile, layer.out.shape)))

@@ -15,7 +15,7 @@ class CompileOptions:
 
     Attributes:
         optimize_level: O0 runs every layer from DDR to DDR; O1 keeps results on chip and moves addresses instead of
-            data; O2 also runs neighbouring layers band by band; O3 also compares several plans.
+            data; O2 also runs neighbouring layers band by band; O3 also compares several strategies.
         compile_mode: `latency`, `bandwidth` (DDR bytes) or `balance` between them.
         balance_factor: weight of latency with `balance`, 0 to 100.
         core_num: cores that work on one frame.

@@ -16,14 +16,11 @@ from hbtool.compiler.layers import Tensor, sizes
 from hbtool.compiler.options import CompileOptions
 from hbtool.compiler.residence import CHUNK_BYTES, Held, Residence, dense_strides
 from hbtool.compiler.rings import Plan, Ring, box_bytes
+from hbtool.compiler.strategies import Pieces
 from hbtool.compiler.tile import Grid, Task, TileWork, axes_of, boxes, grids, steps_of
 from hbtool.errors import CompileError
 from hbtool.ops.op import Box, whole
 
-PIECE_CYCLES = 3000
-"""Tiles of a layer whose data are all on chip: about this many cycles, so that the next unit can start early."""
-
-MOST_PIECES = 8
 MOST_CHANNEL_PIECES = 64
 BUFFERS = 2
 
@@ -31,8 +28,8 @@ BUFFERS = 2
 class TileRunner:
     """Plans and emits tasks on the residence's memory."""
 
-    def __init__(self, residence: Residence, options: CompileOptions, calls: CallLimit) -> None:
-        self.r, self.options, self.calls = residence, options, calls
+    def __init__(self, residence: Residence, options: CompileOptions, calls: CallLimit, pieces: Pieces) -> None:
+        self.r, self.options, self.calls, self.pieces = residence, options, calls, pieces
         self.direct = DirectRunner(residence)
         self.target, self.memory, self.emitter = residence.target, residence.memory, residence.emitter
         self.cores = options.core_num
@@ -79,7 +76,8 @@ class TileRunner:
             if self.memory.fits(size) or (reused and self.r.make_room(size, held, now, horizon=8)):
                 self.r.bring(operand)
         size = out.storage.layout.bytes
-        if out.slot is None and not out.in_ddr:
+        in_place = any(self.r.of(t) is out for _, t in task.computed) and out.next_use(now) < 1 << 30
+        if out.slot is None and (in_place or not out.in_ddr):
             room = size <= limit and (self.memory.fits(size) or self.r.make_room(size, held, now, horizon=2))
             if not (room and self.r.bring(out)):
                 out.in_ddr = True
@@ -163,12 +161,12 @@ class TileRunner:
         work = task.tile(task.box)
         if work is None:
             return 1, 1
-        pieces = min(max(1, self.target.cycles(work.job) // PIECE_CYCLES), MOST_PIECES * self.cores)
+        pieces = min(max(1, self.target.cycles(work.job) // self.pieces.cycles), self.pieces.most * self.cores)
         pieces = max(pieces, self.cores)
         largest = max((t.bytes for t in resident), default=0)
         _, channel = axes_of(len(task.box))
         low, high = task.box[channel]
-        channels = min(MOST_PIECES, max(1, largest // (2 * CHUNK_BYTES)), max(1, (high - low) // 16))
+        channels = min(self.pieces.most, max(1, largest // (2 * CHUNK_BYTES)), max(1, (high - low) // 16))
         return max(1, pieces // channels), channels
 
     def _cheapest(
