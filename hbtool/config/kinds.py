@@ -50,7 +50,7 @@ def placeholder_of(item: Item) -> str | None:
 
 
 def _read_text(item: Item, context: ReadContext) -> str:
-    return scalar(item, context).strip()
+    return clean(scalar(item, context))
 
 
 def _read_path(item: Item, context: ReadContext) -> str:

@@ -147,14 +147,18 @@ def _check_outputs(loaded: LoadedConfig, facts: ModelFacts, output_nodes: Sequen
 def _node_settings(loaded: LoadedConfig, matcher: _Matcher) -> dict[str, NodeSetting]:
     merged: dict[str, dict[str, object]] = {}
     wanted = loaded.model_parameters.node_info
+    old_only = (
+        "model_parameters.set_node_data_type" in loaded.places and "model_parameters.node_info" not in loaded.places
+    )
+    key = "set_node_data_type" if old_only else "node_info"
     known = {node.name for node in matcher.facts.nodes}
     # Names beat globs and module paths, whatever their order in the file.
     for setting in sorted(wanted, key=lambda setting: setting.node in known):
         stated = setting.model_dump(exclude={"node"}, exclude_defaults=True)
-        for name in matcher.find(setting.node, "model_parameters", "node_info"):
+        for name in matcher.find(setting.node, "model_parameters", key):
             merged.setdefault(name, {"node": name}).update(stated)
-    for key, device in (("run_on_cpu", "CPU"), ("run_on_bpu", "BPU")):
-        for name in matcher.names("calibration_parameters", key):
+    for named, device in (("run_on_cpu", "CPU"), ("run_on_bpu", "BPU")):
+        for name in matcher.names("calibration_parameters", named):
             merged.setdefault(name, {"node": name}).setdefault("device", device)
     return {name: NodeSetting.model_validate(fields) for name, fields in merged.items()}
 

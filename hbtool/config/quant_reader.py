@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hbtool.config.dict_kinds import mapping, read_json_file
@@ -79,7 +79,8 @@ def _section(fields: dict[str, Callable[[Entry, ReadContext], Any]]) -> Callable
     def read(entry: Entry, context: ReadContext) -> dict[str, Any]:
         found = _mapping_of(entry, context)
         result: dict[str, Any] = {}
-        for name, inner in found.last().items():
+        for written, inner in found.last().items():
+            name = _known(written, fields)
             if name not in fields:
                 guess = did_you_mean(name, fields) or f"Known are {', '.join(fields)}."
                 inside = "" if entry.key == context.key else f"{entry.key}: "
@@ -89,6 +90,12 @@ def _section(fields: dict[str, Callable[[Entry, ReadContext], Any]]) -> Callable
         return result
 
     return read
+
+
+def _known(word: str, fields: Iterable[str]) -> str:
+    """The field that a word means, letter case and `-` aside; the word itself where it means none."""
+    folded = word.strip().lower().replace("-", "_")
+    return next((name for name in fields if name == folded), word)
 
 
 def _mapping_of(entry: Entry, context: ReadContext) -> MapItem:

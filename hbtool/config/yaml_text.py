@@ -61,7 +61,7 @@ def read_text(path: Path) -> tuple[str, str]:
 
 def parse_items(text: str, file: str, book: Notebook, score: Callable[[Item], int]) -> Item | None:
     """YAML items of ``text``. ``score`` counts the known keys of a reading; it decides how wide a TAB is."""
-    lines = _without_odd_blanks(text, file, book)
+    lines = _without_fence(_without_odd_blanks(text, file, book), file, book)
     tabbed = [number for number, line in enumerate(lines, 1) if "\t" in line and line.strip()]
     if not tabbed:
         cleaned = "\n".join("" if not line.strip() else line for line in lines)
@@ -85,6 +85,16 @@ def parse_items(text: str, file: str, book: Notebook, score: Callable[[Item], in
     if indents:
         book.add(Place(file, indents[0], 1), "", "a TAB indents this line; read as blanks.", "info")
     return max(readings, key=lambda reading: reading[0])[1]
+
+
+def _without_fence(lines: list[str], file: str, book: Notebook) -> list[str]:
+    """A configuration copied out of a document with the Markdown fence around it: the fence is left out."""
+    filled = [number for number, line in enumerate(lines) if line.strip()]
+    if not filled or not lines[filled[0]].lstrip().startswith("```"):
+        return lines
+    book.add(Place(file, filled[0] + 1, 1), "", "a Markdown fence is left out.", "info")
+    ends = [filled[0], *(number for number in filled[-1:] if lines[number].strip() == "```")]
+    return ["" if number in ends else line for number, line in enumerate(lines)]
 
 
 def _without_odd_blanks(text: str, file: str, book: Notebook) -> list[str]:

@@ -47,6 +47,8 @@ def prepare_model(
     _check_opset(proto, where)
     proto = _copy(proto)
     _drop_constant_inputs(proto)
+    # Before version 4 constants had to be inputs, too; now they are not, and nothing else of the old form is left.
+    proto.ir_version = max(proto.ir_version, 4)
     _set_input_shapes(proto, where, input_shapes or {})
     # Stated inner shapes may belong to other input shapes; they are inferred anew.
     del proto.graph.value_info[:]

@@ -212,7 +212,7 @@ SYNTAX: list[tuple[str, int, str]] = [
     ("model_parameters:\n  march: 'bayes-e\n  onnx_model: 'a.onnx'\n", 2, "a quote opened on this line"),
     ("model_parameters:\n  march: 'bayes-e\n  onnx_model: a.onnx\n", 2, "never closed"),
     ("model_parameters:\n  march: @MARCH@\n", 2, "placeholder @MARCH@"),
-    ("```yaml\nmodel_parameters:\n", 1, "not valid YAML"),
+    ("model_parameters:\n```yaml\n", 2, "not valid YAML"),
     ("model_parameters: {}\n---\nmodel_parameters: {}\n", 2, "not valid YAML"),
     ("model_parameters:\n  march: \x07\n", 2, "control character"),
     ("model_parameters:\n  march: !!python/object:os.system x\n  onnx_model: [\n", 4, "not valid YAML"),
