@@ -98,6 +98,28 @@ class Calibrated:
         return f"{text}, bias_correction" if self.corrected else text
 
 
+class Seen:
+    """Statistics that passes over the same samples of the same float numbers have found, so that none is done twice."""
+
+    def __init__(self) -> None:
+        self._statistics: dict[str, Statistics] = {}
+
+    def complete(
+        self, names: Sequence[str], wanted: Wanted, look: Callable[[Sequence[str]], Mapping[str, Statistics]]
+    ) -> dict[str, Statistics]:
+        """The statistics of `names`; `look` is called for those that lack something of `wanted`."""
+        missing = [n for n in names if n not in self._statistics or not _has(self._statistics[n], wanted)]
+        if missing:
+            self._statistics.update(look(missing))
+        return {n: self._statistics[n] for n in names}
+
+
+def _has(statistics: Statistics, wanted: Wanted) -> bool:
+    """Whether a value's statistics hold what is wanted (no channel histogram where the value has no channels)."""
+    channels = statistics.channel_histogram is not None or statistics.channel_low is None
+    return (not wanted.histogram or statistics.histogram is not None) and (not wanted.channel_histogram or channels)
+
+
 @dataclass(frozen=True)
 class CalibrationJob:
     """What is calibrated.
@@ -109,6 +131,7 @@ class CalibrationJob:
         multiplier_bits: width of the target's multiplier.
         options: types the user asked for.
         bias_correction: correct biases whatever the score says.
+        seen: statistics from earlier passes over these samples, for jobs that differ in other things; None looks anew.
     """
 
     placed: ir.Model
@@ -117,6 +140,7 @@ class CalibrationJob:
     multiplier_bits: int
     options: RangeOptions
     bias_correction: bool = False
+    seen: Seen | None = None
 
 
 Say = Callable[[str], None]
@@ -235,7 +259,10 @@ def observe_job(
         channel_histogram=any(m.wanted().channel_histogram for m in methods),
         nonnegative=_nonnegative(job.placed),
     )
-    return observe(job.placed, names, job.samples, wanted, progress) if names else {}
+    if not names:
+        return {}
+    seen = job.seen or Seen()
+    return seen.complete(names, wanted, lambda missing: observe(job.placed, missing, job.samples, wanted, progress))
 
 
 def _nonnegative(model: ir.Model) -> frozenset[str]:

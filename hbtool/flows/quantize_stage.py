@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from hbtool.calibration.mix import mix
 from hbtool.calibration.ranges import Method, MethodName
-from hbtool.calibration.search import Calibrated, CalibrationJob, calibrate, search
+from hbtool.calibration.search import Calibrated, CalibrationJob, Seen, calibrate, search
 from hbtool.config.calibration_section import CalibrationParameters
 from hbtool.flows.float_stage import FloatStage
 from hbtool.flows.node_requests import NodeRequests, node_requests, settle_types
@@ -99,8 +99,8 @@ def _tell_float_outputs(placed: ir.Model, talk: Talk) -> None:
             talk.info(f"set_model_output: output {graph.value_name(value)} stays float, because {where}")
 
 
-def quantize_stage(stage: FloatStage, placed_stage: PlacedStage, talk: Talk) -> QuantizeStage:
-    """Find ranges and lower to integers."""
+def quantize_stage(stage: FloatStage, placed_stage: PlacedStage, talk: Talk, seen: Seen | None = None) -> QuantizeStage:
+    """Find ranges and lower to integers; `seen` keeps statistics for further settings of the same float graph."""
     placed, options, refused = placed_stage.placed, placed_stage.options, placed_stage.refused
     bits = stage.target.multiplier_bits
     if stage.trained:
@@ -112,7 +112,7 @@ def quantize_stage(stage: FloatStage, placed_stage: PlacedStage, talk: Talk) -> 
     correct = parameters.optimization.bias_correction or (
         quant is not None and quant.whole_model.weight.bias_correction is not None
     )
-    job = CalibrationJob(placed, stage.samples, stage.family, bits, options, correct)
+    job = CalibrationJob(placed, stage.samples, stage.family, bits, options, correct, seen)
     found = _calibrate(job, parameters, talk)
     return QuantizeStage(placed, found.quantized, found.description, found, refused)
 

@@ -1,8 +1,10 @@
 """tune: the smallest set of changes that brings a model to a wanted accuracy, each verified and priced.
 
-Every candidate is built as makertbin would build it, compared with the float model on calibration samples, and compiled
-for its latency. The order: changes of the whole model that cost nothing on the chip, alone and then together; then
-int16 for the nodes that cost most; then the CPU for them. At the end every change that is not needed is taken back.
+Every candidate is built as makertbin would build it and compared with the float model on calibration samples. That
+comparison is cheap and smooth, so it leads the search; the user's metric, which may take long and jumps with single
+samples, is only asked about the nearest candidates, and decides. The order: changes of the whole model that cost nothing on the
+chip, alone and then together; then int16 for the nodes that cost most; then the CPU for them. At the end every change
+that is not needed is taken back. Calibration samples are observed once per float graph, whatever is tried.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import onnx_ir as ir
 
 from hbtool.analysis.sensitivity import SensitivityRequest, sensitivity
 from hbtool.analysis.subject import Subject
-from hbtool.calibration.search import Scorer
+from hbtool.calibration.search import Scorer, Seen
 from hbtool.config.dump import dump
 from hbtool.config.model_check import check_against_model
 from hbtool.config.schema import LoadedConfig
@@ -38,7 +40,7 @@ Metric = Callable[[Any], float]
 _GAIN = 1e-4
 _MOST_NODES = 16
 _SENSITIVITY_SAMPLES = 8
-_FREE_ROUNDS = 3
+_FREE_ROUNDS = 4
 _FINALISTS = 2
 _FAR_BELOW = 0.97
 
@@ -151,6 +153,7 @@ class _Tuner:
         self.trials: list[TuneTrial] = []
         self.seen: dict[frozenset[Change], TuneTrial] = {}
         self.stage = prepare_float(apply(loaded, ()), talk)
+        self.graphs: dict[bool, tuple[ir.Model, Seen]] = {False: (self.stage.optimized, Seen())}
         self.scorer = Scorer(self.stage.optimized, self.stage.samples)
         self.float_metric: float | None = None
 
@@ -213,14 +216,19 @@ class _Tuner:
 
     def _quantize(self, changes: tuple[Change, ...]) -> tuple[FloatStage, QuantizeStage]:
         loaded = apply(self.loaded, changes)
-        optimized = self.stage.optimized
         flagged = self.loaded.calibration_parameters.optimization.equalize
-        if loaded.calibration_parameters.optimization.equalize and not flagged:
-            optimized = optimized.clone()
-            equalize(optimized)
+        optimized, seen = self._graph(loaded.calibration_parameters.optimization.equalize and not flagged)
         check = check_against_model(loaded, self.stage.facts)
         stage = replace(self.stage, loaded=loaded, check=check, optimized=optimized)
-        return stage, quantize_stage(stage, place_stage(stage, Quiet()), Quiet())
+        return stage, quantize_stage(stage, place_stage(stage, Quiet()), Quiet(), seen)
+
+    def _graph(self, evened: bool) -> tuple[ir.Model, Seen]:
+        """The float graph, equalized or as it is, with what is known of its values."""
+        if evened not in self.graphs:
+            optimized = self.stage.optimized.clone()
+            equalize(optimized)
+            self.graphs[evened] = (optimized, Seen())
+        return self.graphs[evened]
 
     def _metric(self, artifact: Artifact) -> float | None:
         if self.target.metric is None:
@@ -242,27 +250,26 @@ class _Tuner:
         return (trial.metric if trial.metric is not None else 0.0, trial.cosine)
 
     def _free(self, best: TuneTrial) -> TuneTrial:
-        """Whole-model changes: the best one, then the best addition to it, while that helps.
+        """Whole-model changes: the nearest one, then the addition that brings it nearer still, while there is one.
 
-        All are compared by cosine; only the nearest are compiled and given to the metric.
+        Returns the first candidate that reaches the target, else the best one seen.
         """
-        useful = FREE_CHANGES
+        front, near, useful = best.changes, best.cosine, FREE_CHANGES
         for _ in range(_FREE_ROUNDS):
-            found = [(c, self._cosine((*best.changes, c))) for c in useful if compatible(best.changes, c)]
-            gains = sorted(((x, c) for c, x in found if x is not None and x > best.cosine + _GAIN), key=lambda g: -g[0])
+            found = [(c, self._cosine((*front, c))) for c in useful if compatible(front, c)]
+            gains = sorted(((x, c) for c, x in found if x is not None and x > near + _GAIN), key=lambda g: -g[0])
+            for _, change in gains[:_FINALISTS]:
+                trial = self._attempt((*front, change))
+                if trial is not None and trial.reached:
+                    return trial
             if not gains:
                 break
-            tried = []
-            for _, change in gains[:_FINALISTS]:
-                tried.append(self._try((*best.changes, change)))
-                if tried[-1].reached:
-                    return tried[-1]
+            near, front = gains[0][0], (*front, gains[0][1])
             useful = tuple(c for c in useful if any(c == g for _, g in gains))
-            better = max(tried, key=self._quality)
-            if self._quality(better) <= self._quality(best):
-                break
-            best = better
-        return best
+        return self._best_complete(best)
+
+    def _best_complete(self, default: TuneTrial) -> TuneTrial:
+        return max((t for t in self.trials if t.latency_us is not None), key=self._quality, default=default)
 
     def _attempt(self, changes: tuple[Change, ...]) -> TuneTrial | None:
         """A candidate, or None where it cannot be built."""
@@ -289,7 +296,7 @@ class _Tuner:
             if trial is not None and count >= 4 and trial.cosine <= best.cosine:
                 return best
             count *= 2
-        return max((t for t in self.trials if t.latency_us is not None), key=self._quality, default=best)
+        return self._best_complete(best)
 
     def _without_needless(self, best: TuneTrial) -> TuneTrial:
         """Take back every change without which the target is still reached, the most expensive kinds first."""
