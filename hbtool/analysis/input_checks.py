@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ _TOO_STRONG, _TOO_WEAK = 30.0, 0.005
 _SMOOTHER = 0.5
 _MORE_CONFIDENT = 0.04
 _IMAGENET_RGB = np.array([123.675, 116.28, 103.53])
+_STD = np.array([58.395, 57.12, 57.375])
 
 
 @dataclass(frozen=True)
@@ -36,27 +38,26 @@ class Remark:
     input: str
     check: str
     text: str
-    hint: str
+    hint: str = ""
 
     def __str__(self) -> str:
-        return f"input {self.input!r}: {self.text} {self.hint}"
+        text = self.text if self.text.startswith("input ") else f"input {self.input!r}: {self.text}"
+        return f"{text} {self.hint}".strip()
 
 
-def constant_samples(name: str, samples: Sequence[tuple[str, Array]]) -> Iterator[Remark]:
-    """Samples that hold one value only, and samples that are there twice."""
-    for file, array in samples:
-        if array.size > 1 and np.min(array) == np.max(array):
-            yield Remark(name, "constant", f"{file} holds nothing but {float(np.min(array)):g}.", "Take it out.")
-    seen: dict[bytes, str] = {}
-    for file, array in samples:
-        other = seen.setdefault(np.ascontiguousarray(array).tobytes(), file)
-        if other != file:
-            yield Remark(name, "duplicate", f"{file} is the same as {other}.", "Take one out; it counts twice.")
+def same_everywhere(name: str, file: str, array: Array, seen: dict[bytes, str]) -> Iterator[Remark]:
+    """A sample that holds one value only, or that was there before; `seen` keeps digests between calls."""
+    if array.size > 1 and np.min(array) == np.max(array):
+        yield Remark(name, "constant", f"{file} holds nothing but {float(np.min(array)):g}.", "Take it out.")
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
+    other = seen.setdefault(digest, file)
+    if other != file:
+        yield Remark(name, "duplicate", f"{file} is the same as {other}.", "Take one out; it counts twice.")
 
 
-def wrong_layout(name: str, samples: Sequence[tuple[str, Array]], layout: str) -> Iterator[Remark]:
+def wrong_layout(name: str, samples: Sequence[Array], layout: str) -> Iterator[Remark]:
     """Pictures are smooth along their width; read in the wrong layout they are not."""
-    pairs = [(_roughness(a, layout), _roughness(_other_layout(a, layout), _other(layout))) for _, a in samples]
+    pairs = [(_roughness(a, layout), _roughness(_other_layout(a, layout), _other(layout))) for a in samples]
     if not pairs:
         return
     as_read, other_way = (float(np.median(x)) for x in zip(*pairs, strict=True))
@@ -98,6 +99,26 @@ def swapped_means(name: str, type_train: str, mean: Sequence[float] | None) -> I
         other = "bgr" if type_train == "rgb" else "rgb"
         text = f"mean_value {' '.join(f'{m:g}' for m in mean)} is the usual one for {other}, but input_type_train is "
         yield Remark(name, "colour order", f"{text}{type_train}.", "Reverse mean_value, or correct input_type_train.")
+
+
+def odd_numbers(
+    name: str, mean: Sequence[float] | None, scale: Sequence[float] | None, std: Sequence[float] | None
+) -> Iterator[Remark]:
+    """Numbers for 0..1 data in a configuration whose images are 0..255, and deviations where factors belong."""
+    for key, given in (("mean_value", mean), ("std_value", std)):
+        if given is not None and 0 < max(given) < 1:
+            text = f"{key} {_joined(given)} is one for data of 0..1, but images are 0..255 here."
+            yield Remark(name, "scale", text, f"Write it times 255: {_joined([255 * g for g in given])}.")
+    if scale is not None and len(scale) == 3:
+        for usual, full in ((_STD / 255, 255.0), (_STD, 1.0)):
+            if np.abs(np.sort(scale) / np.sort(usual) - 1).max() < 0.02:
+                text = f"scale_value {_joined(scale)} are standard deviations, but images are multiplied by it."
+                factors = _joined([1 / (full * s) for s in scale])
+                yield Remark(name, "scale", text, f"Write them as std_value times 255, or scale_value: {factors}.")
+
+
+def _joined(numbers: Sequence[float]) -> str:
+    return " ".join(f"{n:.6g}" for n in numbers)
 
 
 def normalizing_nodes(model: ir.Model, name: str, inserted: str) -> tuple[str, ...]:

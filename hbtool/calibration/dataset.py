@@ -34,8 +34,7 @@ class FolderDataset:
         limit: use the first `limit` samples only.
 
     Raises:
-        DataError: a folder is missing or empty, the folders hold different numbers of files, or a file has a size or
-            type that does not fit its input.
+        DataError: a folder is missing or empty, or the folders hold different numbers of files.
     """
 
     def __init__(self, specs: Sequence[InputSpec], limit: int | None = None) -> None:
@@ -49,9 +48,6 @@ class FolderDataset:
                 hint="Files are paired by sorted name, so every folder of cal_data_dir needs the same number.",
             )
         self._count = next(iter(counts.values()), 0)
-        for spec in self.specs:
-            for path in self._files[spec.name]:
-                check_sample(path, spec)
 
     def _list(self, spec: InputSpec) -> tuple[Path, ...]:
         where = f"input {spec.name!r}"
@@ -74,6 +70,24 @@ class FolderDataset:
         """The files of one sample, by input name."""
         return {name: files[index] for name, files in self._files.items()}
 
+    def unfit(self) -> Iterator[tuple[int, str, DataError]]:
+        """(sample, input, what is wrong) of every file whose size or type does not fit; no numbers are read."""
+        for spec in self.specs:
+            for index, path in enumerate(self._files[spec.name]):
+                try:
+                    check_sample(path, spec)
+                except DataError as error:
+                    yield index, spec.name, error
+
+    def check(self) -> None:
+        """Refuse files that do not fit.
+
+        Raises:
+            DataError: of the first one.
+        """
+        for _, _, error in self.unfit():
+            raise error
+
     def remarks(self) -> tuple[str, ...]:
         """Sentences about data that are legal but look wrong, judged by the first sample."""
         if not self._count:
@@ -81,8 +95,8 @@ class FolderDataset:
         found: list[str] = []
         for spec in self.specs:
             path = self._files[spec.name][0]
-            found += _type_remarks(spec, path)
-            found += _value_remarks(spec, read_sample(path, spec), path)
+            found += type_remarks(spec, path)
+            found += value_remarks(spec, read_sample(path, spec), path)
         return tuple(found)
 
     def description(self) -> tuple[FirstFile, ...]:
@@ -165,7 +179,8 @@ def _random(spec: InputSpec, rng: np.random.Generator) -> Array:
     return rng.integers(0, 2, spec.shape)
 
 
-def _type_remarks(spec: InputSpec, first: Path) -> Iterator[str]:
+def type_remarks(spec: InputSpec, first: Path) -> Iterator[str]:
+    """What the folder's name or the first file says against the configured type."""
     folder = spec.cal_data_dir
     if folder is None or not spec.cal_data_type or spec.preprocess_on:
         return
@@ -184,7 +199,8 @@ def _type_remarks(spec: InputSpec, first: Path) -> Iterator[str]:
         )
 
 
-def _value_remarks(spec: InputSpec, sample: Array, path: Path) -> Iterator[str]:
+def value_remarks(spec: InputSpec, sample: Array, path: Path) -> Iterator[str]:
+    """Images whose numbers do not look like 0..255."""
     if not spec.is_image or not sample.size:
         return
     low, high = float(np.min(sample)), float(np.max(sample))

@@ -59,13 +59,16 @@ class FloatStage:
         return self.target.family
 
 
-def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False) -> FloatStage:
+def prepare_float(
+    loaded: LoadedConfig, talk: Talk, *, random_data: bool = False, check_data: bool = True
+) -> FloatStage:
     """Check everything that can be checked, read the model, clean it up.
 
     Args:
         loaded: the configuration.
         talk: receives the notes about it.
         random_data: use random samples whatever the configuration names (checker).
+        check_data: refuse files that do not fit and warn of odd ones; off for who reports on the data itself (lint).
 
     Raises:
         ConfigError: the configuration contradicts itself or the model.
@@ -112,8 +115,8 @@ def prepare_float(loaded: LoadedConfig, talk: Talk, *, random_data: bool = False
     specs = input_specs(check.inputs, dtypes, calibration)
     random = random_data or calibration.calibration_type in ("skip", "load")
     samples = open_dataset(specs, random)
-    for remark in () if random else getattr(samples, "remarks", tuple)():
-        talk.warn(remark)
+    if check_data:
+        _check_data(samples, talk)
     _tell_inputs(check.inputs, samples, talk)
     original = model.clone()
     if trained:
@@ -142,6 +145,14 @@ def _target(loaded: LoadedConfig, paths: ResolvedPaths) -> Target:
         return target
     per_core = max(1, compiler.max_l2m_size // compiler.core_num)
     return target.with_less_memory(per_core, "max_l2m_size of the configuration")
+
+
+def _check_data(samples: Dataset, talk: Talk) -> None:
+    """Refuse sample files that do not fit, and warn of those that look wrong."""
+    if isinstance(samples, FolderDataset):
+        samples.check()
+        for remark in samples.remarks():
+            talk.warn(remark)
 
 
 def _tell_inputs(inputs: Sequence[InputConfig], samples: Dataset, talk: Talk) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -11,17 +12,18 @@ from hbtool.analysis.input_checks import (
     Array,
     Remark,
     confidence,
-    constant_samples,
     first_layer_strength,
     normalizing_nodes,
+    odd_numbers,
+    same_everywhere,
     strength_remarks,
     swapped_colours,
     swapped_means,
     wrong_layout,
 )
-from hbtool.calibration.dataset import FolderDataset, to_graph_input
+from hbtool.calibration.dataset import FolderDataset, to_graph_input, type_remarks, value_remarks
 from hbtool.calibration.input_spec import InputSpec
-from hbtool.calibration.sample_files import read_sample
+from hbtool.calibration.sample_files import check_sample, read_sample
 from hbtool.config.inputs import InputConfig
 from hbtool.config.schema import LoadedConfig
 from hbtool.errors import DataError
@@ -46,56 +48,95 @@ class LintResult:
     samples: int
 
 
+@dataclass
+class _Survey:
+    """One input's files.
+
+    Attributes:
+        read: how many could be read.
+        kept: the first of these, with their paths.
+        remarks: what is wrong with single files.
+    """
+
+    read: int = 0
+    kept: list[tuple[Path, Array]] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+
 def lint(loaded: LoadedConfig, talk: Talk | None = None, samples: int = SAMPLES) -> LintResult:
     """Everything, the model's answers included.
+
+    Args:
+        loaded: the configuration.
+        talk: receives the notes about it.
+        samples: how many samples the model is run on; all files are read.
 
     Raises:
         HbError: the configuration or model cannot be used at all.
     """
-    stage = prepare_float(loaded, talk or Quiet())
+    stage = prepare_float(loaded, talk or Quiet(), check_data=False)
     if not isinstance(stage.samples, FolderDataset):
         raise DataError("there are no calibration files to look at", hint="Name them with cal_data_dir.")
     data = stage.samples
-    count = min(samples, len(data))
     remarks: list[Remark] = []
-    for config, spec in zip(stage.check.inputs, data.specs, strict=True):
-        arrays, broken = _read(data, spec, count)
-        remarks += broken
-        remarks += _from_data(config, spec, arrays)
+    surveys = [_survey(data, spec, len(data), samples) for spec in data.specs]
+    for config, spec, survey in zip(stage.check.inputs, data.specs, surveys, strict=True):
+        remarks += survey.remarks
+        remarks += _from_files(config, spec, survey)
         remarks += _from_model(stage, config)
-    if not any(r.check == "unreadable" for r in remarks):
-        remarks += _from_answers(stage, data, count)
-    return LintResult(tuple(remarks), count)
+    if len(surveys) == 1:
+        remarks += _from_answers(stage, data.specs[0], stage.check.inputs[0], [a for _, a in surveys[0].kept])
+    return LintResult(tuple(remarks), min(s.read for s in surveys))
 
 
 def quick_remarks(stage: FloatStage) -> Iterator[Remark]:
-    """What costs no run of the model: for warnings before calibration."""
+    """What costs no run of the model and is not said while the data are opened: for warnings before calibration."""
     if not isinstance(stage.samples, FolderDataset):
         return
     count = min(QUICK_SAMPLES, len(stage.samples))
     for config, spec in zip(stage.check.inputs, stage.samples.specs, strict=True):
-        arrays, _ = _read(stage.samples, spec, count)
-        yield from _from_data(config, spec, arrays)
+        survey = _survey(stage.samples, spec, count, count)
+        yield from survey.remarks
+        yield from _from_values(config, spec, survey)
         yield from _from_model(stage, config)
 
 
-def _read(data: FolderDataset, spec: InputSpec, count: int) -> tuple[list[tuple[str, Array]], list[Remark]]:
-    arrays: list[tuple[str, Array]] = []
-    broken: list[Remark] = []
+def _survey(data: FolderDataset, spec: InputSpec, count: int, kept: int) -> _Survey:
+    """Read the first `count` files of an input: broken ones, constant ones, and those that are there twice."""
+    survey = _Survey()
+    seen: dict[bytes, str] = {}
     for index in range(count):
         path = data.files(index)[spec.name]
         try:
-            arrays.append((path.name, read_sample(path, spec)))
+            check_sample(path, spec)
+            array = read_sample(path, spec)
         except DataError as error:
-            broken.append(Remark(spec.name, "unreadable", f"{path.name}: {error.message}.", error.hint or ""))
-    return arrays, broken
+            survey.remarks.append(Remark(spec.name, "unreadable", f"{path.name}: {error.message}.", error.hint or ""))
+            continue
+        survey.read += 1
+        if len(survey.kept) < kept:
+            survey.kept.append((path, array))
+        survey.remarks += same_everywhere(spec.name, path.name, array, seen)
+    return survey
 
 
-def _from_data(config: InputConfig, spec: InputSpec, arrays: Sequence[tuple[str, Array]]) -> Iterator[Remark]:
-    yield from constant_samples(spec.name, arrays)
+def _from_files(config: InputConfig, spec: InputSpec, survey: _Survey) -> Iterator[Remark]:
+    """What makertbin warns of while it opens the data, and the rest."""
+    if survey.kept:
+        path, array = survey.kept[0]
+        for text in type_remarks(spec, path):
+            yield Remark(spec.name, "data type", text)
+        for text in value_remarks(spec, array, path):
+            yield Remark(spec.name, "value range", text)
+    yield from _from_values(config, spec, survey)
+
+
+def _from_values(config: InputConfig, spec: InputSpec, survey: _Survey) -> Iterator[Remark]:
     yield from swapped_means(spec.name, config.type_train, config.mean)
+    if spec.is_image:
+        yield from odd_numbers(spec.name, config.mean, config.scale, config.std)
     if spec.is_image and spec.channels == 3:
-        yield from wrong_layout(spec.name, arrays, spec.layout_train)
+        yield from wrong_layout(spec.name, [a for _, a in survey.kept], spec.layout_train)
 
 
 def _from_model(stage: FloatStage, config: InputConfig) -> Iterator[Remark]:
@@ -108,19 +149,18 @@ def _from_model(stage: FloatStage, config: InputConfig) -> Iterator[Remark]:
         yield Remark(config.name, "double normalization", text, "Remove one of them (norm_type: no_preprocess).")
 
 
-def _from_answers(stage: FloatStage, data: FolderDataset, count: int) -> Iterator[Remark]:
+def _from_answers(
+    stage: FloatStage, spec: InputSpec, config: InputConfig, samples: Sequence[Array]
+) -> Iterator[Remark]:
     """What the model says of the samples."""
-    images = [(c, s) for c, s in zip(stage.check.inputs, data.specs, strict=True) if s.is_image]
-    if len(images) != 1 or len(data.specs) != 1 or not count:
+    if not spec.is_image or not samples:
         return
-    config, spec = images[0]
-    raw = [read_sample(data.files(i)[spec.name], spec) for i in range(count)]
-    as_is = [{spec.name: to_graph_input(a, spec)} for a in raw]
+    as_is = [{spec.name: to_graph_input(a, spec)} for a in samples]
     yield from strength_remarks(spec.name, first_layer_strength(stage.original, as_is[:QUICK_SAMPLES], PREFIX))
     if spec.type_train not in ("rgb", "bgr"):
         return
     axis = 3 if spec.layout_train == "NHWC" else 1
-    exchanged = [{spec.name: to_graph_input(np.flip(a, axis), spec)} for a in raw]
+    exchanged = [{spec.name: to_graph_input(np.flip(a, axis), spec)} for a in samples]
     first = confidence(stage.original, as_is)
     if first is not None:
         yield from swapped_colours(spec.name, first, confidence(stage.original, exchanged), config.type_train)

@@ -2,9 +2,9 @@
 
 Every candidate is built as makertbin would build it and compared with the float model on calibration samples. That
 comparison is cheap and smooth, so it leads the search; the user's metric, which may take long and jumps with single
-samples, is only asked about the nearest candidates, and decides. The order: changes of the whole model that cost nothing on the
-chip, alone and then together; then int16 for the nodes that cost most; then the CPU for them. At the end every change
-that is not needed is taken back. Calibration samples are observed once per float graph, whatever is tried.
+samples, is only asked about the nearest candidates, and decides. The order: changes of the whole model that cost
+nothing on the chip, alone and then together; then int16 for the nodes that cost most; then the CPU for them. At the end
+every change that is not needed is taken back. Calibration samples are observed once per float graph.
 """
 
 from __future__ import annotations
