@@ -11,7 +11,10 @@ import click
 from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, shortened, text_table
 
 if TYPE_CHECKING:
+    from hbtool.perf.facts import TensorFact
     from hbtool.perf.report import Report
+
+SHOWN_TENSORS = 3
 
 
 @click.command("perf")
@@ -53,10 +56,33 @@ def command(
         return
     for text in result.report.warnings:
         talk.warn(text)
-    tables = [t for t in (layer_text(result.report), cpu_text(result.report)) if t]
+    tables = [t for t in (segment_text(result.report), layer_text(result.report), cpu_text(result.report)) if t]
     from hbtool.perf.summary import summary_lines
 
     print_result("\n\n".join(["\n".join(summary_lines(result.report)), *tables, f"Page: {result.files['html']}"]))
+
+
+def segment_text(report: Report) -> str:
+    """The BPU segments: what each costs, reads and gives; a tail in int32 is a high-precision output."""
+    from hbtool.perf.units import bytes_text, shape_text, time_text
+
+    def tensors(facts: Sequence[TensorFact]) -> str:
+        listed = [f"{shortened(t.name)} {t.dtype} {shape_text(t.shape or ())}" for t in facts]
+        return ", ".join(listed[:SHOWN_TENSORS]) + (f", ... ({len(listed)})" if len(listed) > SHOWN_TENSORS else "")
+
+    rows = [
+        (
+            s.name,
+            str(len(s.program.layers)),
+            time_text(s.latency_us),
+            bytes_text(s.line.loaded_bytes + s.line.stored_bytes),
+            tensors(s.inputs),
+            tensors(s.outputs),
+        )
+        for s in report.segments
+    ]
+    header = ("Segment", "Layers", "Latency", "DDR", "Reads", "Gives (int32: high precision)")
+    return text_table("BPU segments, one after another", header, _safe(rows)) if rows else ""
 
 
 def layer_text(report: Report) -> str:

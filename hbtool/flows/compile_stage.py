@@ -31,6 +31,7 @@ from hbtool.flows.run_record import versions
 from hbtool.flows.talk import Talk
 from hbtool.ir import graph
 from hbtool.ir.onnx_session import make_session
+from hbtool.ir.save import model_bytes
 from hbtool.passes.expose_layers import expose_layers
 from hbtool.passes.lower_to_integer import lower_to_integer
 from hbtool.passes.remove_border_nodes import RemovedNode, removable, remove_border_nodes
@@ -41,6 +42,8 @@ from hbtool.target.target import Target, to_json
 
 DELETED_NODES = "deleted_nodes"
 """Key of `Artifact.build`: the removed head and tail nodes, in order of removal."""
+QUANTIZED_SHA256 = "quantized_sha256"
+"""Key of `Artifact.build`: hash of the quantized ONNX that was written with it."""
 COMPILE_OPTIONS = "compile_options"
 """Key of `Artifact.build`: what the compiler was asked for."""
 
@@ -210,6 +213,7 @@ def build_artifact(stage: FloatStage, quantized: QuantizeStage, finished: Finish
         COMPILE_OPTIONS: asdict(options),
         DELETED_NODES: [node.as_json() for node in finished.removed],
         "model_sha256": model_sha256(stage),
+        QUANTIZED_SHA256: quantized_sha256(finished.removed_standard or finished.standard),
     }
     formats = input_formats(finished.integer, stage.check.inputs)
     prefix = stage.loaded.model_parameters.output_model_file_prefix
@@ -232,6 +236,11 @@ def removed_nodes(artifact: Artifact) -> tuple[RemovedNode, ...]:
 
 def _input_json(config: InputConfig) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+
+
+def quantized_sha256(standard: ir.Model) -> str:
+    """Hash of the quantized ONNX file as it is written."""
+    return hashlib.sha256(model_bytes(standard)).hexdigest()
 
 
 def model_sha256(stage: FloatStage) -> str:

@@ -13,7 +13,13 @@ from hbtool.artifact.pack import is_packed
 from hbtool.compiler.compile import compile_model
 from hbtool.compiler.options import CompileOptions
 from hbtool.errors import ArtifactError, UsageError
-from hbtool.flows.compile_stage import COMPILE_OPTIONS, DELETED_NODES, removed_nodes
+from hbtool.flows.compile_stage import (
+    COMPILE_OPTIONS,
+    DELETED_NODES,
+    QUANTIZED_SHA256,
+    quantized_sha256,
+    removed_nodes,
+)
 from hbtool.flows.talk import Quiet, Talk
 from hbtool.ir import graph
 from hbtool.ir.save import save_model
@@ -80,7 +86,12 @@ def modify(
     options = CompileOptions(**artifact.build.get(COMPILE_OPTIONS, {}))
     programs = {c.program.name: c for c in compile_model(model, artifact.target, options)}
     everything = (*removed_nodes(artifact), *removed)
-    build = {**artifact.build, DELETED_NODES: [node.as_json() for node in everything]}
+    standard_model = to_standard_onnx(model)
+    build = {
+        **artifact.build,
+        DELETED_NODES: [node.as_json() for node in everything],
+        QUANTIZED_SHA256: quantized_sha256(standard_model),
+    }
     shapes = {graph.value_name(v): v for v in model.graph.inputs}
     inputs = tuple(
         form
@@ -91,7 +102,7 @@ def modify(
     changed = replace(artifact, model=model, programs=programs, inputs=inputs, build=build)
     target = Path(output) if output is not None else Path(path).with_name(f"{Path(path).stem}_modified.bin")
     standard = save_model(
-        to_standard_onnx(model), target.with_name(f"{target.with_suffix('').name}_quantized_removed_model.onnx")
+        standard_model, target.with_name(f"{target.with_suffix('').name}_quantized_removed_model.onnx")
     )
     return Modified(save_artifact(changed, target), standard, tuple(removed), everything)
 

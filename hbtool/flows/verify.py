@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ import numpy as np
 import onnxruntime
 
 from hbtool.calibration.similarity import Similarity, similarity
-from hbtool.errors import DataError
-from hbtool.flows.compile_stage import removed_nodes
+from hbtool.errors import ArtifactError, DataError
+from hbtool.flows.compile_stage import QUANTIZED_SHA256, removed_nodes
 from hbtool.flows.talk import Quiet, Talk
 from hbtool.ir.load import load_model
 from hbtool.ir.onnx_session import make_session
 from hbtool.passes.remove_border_nodes import RemovedNode
-from hbtool.runtime.artifact import load_artifact
+from hbtool.runtime.artifact import Artifact, load_artifact
 from hbtool.runtime.removed import finish_output, original_input
 from hbtool.runtime.session import Session
 
@@ -100,6 +101,8 @@ def verify(
     stem = path.with_suffix("")
     standard_role = "quantized_removed_model" if removed else "quantized_model"
     quantized_path = _beside(quantized_model, Path(f"{stem}_{standard_role}.onnx"))
+    if quantized_model is None and quantized_path is not None:
+        _check_same_build(artifact, quantized_path)
     float_path = _beside(float_model, Path(f"{stem}_original_float_model.onnx"))
     samples = list(feeds) if feeds is not None else random_feeds(host, random_samples, seed)
     if not samples:
@@ -191,6 +194,17 @@ def random_feeds(session: Session, count: int, seed: int = 0) -> list[dict[str, 
                 feed[arg.name] = rng.integers(0, 2, shape).astype(arg.type[len("tensor(") : -1])
         feeds.append(feed)
     return feeds
+
+
+def _check_same_build(artifact: Artifact, quantized: Path) -> None:
+    """The quantized ONNX beside an artifact is the one written with it, not that of a later build that was stopped."""
+    expected = artifact.build.get(QUANTIZED_SHA256)
+    if expected is not None and hashlib.sha256(quantized.read_bytes()).hexdigest() != expected:
+        raise ArtifactError(
+            f"{quantized.name} is not the one that was written with {artifact.name}",
+            where=str(quantized),
+            hint="Build again, or name the file to compare with by --quantized.",
+        )
 
 
 def _beside(given: str | Path | None, default: Path) -> Path | None:

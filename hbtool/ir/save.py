@@ -29,9 +29,14 @@ def write_text(path: str | Path, text: str) -> Path:
     return write_bytes(path, text.encode())
 
 
+def model_bytes(model: ir.Model) -> bytes:
+    """The ONNX file of a model."""
+    return bytes(ir.to_proto(model).SerializeToString())
+
+
 def save_model(model: ir.Model, path: str | Path) -> Path:
     """Write a model as ONNX as one step."""
-    return write_bytes(path, ir.to_proto(model).SerializeToString())
+    return write_bytes(path, model_bytes(model))
 
 
 @contextlib.contextmanager

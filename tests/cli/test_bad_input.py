@@ -234,6 +234,22 @@ def test_a_config_error_comes_before_calibration(project: Project) -> None:
     assert not (project.folder / "out" / "net_original_float_model.onnx").exists()
 
 
+def test_a_quantized_model_of_another_build_is_not_compared_by_mistake(project: Project) -> None:
+    assert build(project).code == 0
+    file = project.folder / "out" / "net_quantized_model.onnx"
+    first = file.read_bytes()
+    project.replace("scale_value: 0.0078125", "scale_value: 0.01")
+    kept = project.artifact.read_bytes()
+    assert build(project).code == 0
+    project.artifact.write_bytes(kept)  # as if the second build had been stopped before its artifact
+    refused(hbtool("verify", project.artifact, "-q"), 1, "net_quantized_model.onnx", "Build again", "--quantized")
+    ran = hbtool("verify", project.artifact, "--quantized", file)
+    assert ran.code == 1
+    assert "FAILED" in ran.out
+    file.write_bytes(first)
+    assert hbtool("verify", project.artifact).code == 0
+
+
 @pytest.mark.parametrize("content", [b"", b"\x10\x00\x00\x00\x00\x00\x00\x00{}", b"vendor binary" * 40])
 @pytest.mark.parametrize("command", ["info", "verify", "modify"])
 def test_what_is_no_artifact(command: str, content: bytes, tmp_path: Path) -> None:

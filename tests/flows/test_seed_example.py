@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from flow_project import Listening
 
+from hbtool.cli.perf import segment_text
 from hbtool.config import load_config
 from hbtool.errors import ConfigError
 from hbtool.flows.makertbin import makertbin
+from hbtool.flows.perf import report_of
 from hbtool.flows.verify import verify
 from hbtool.ir import meta
 
@@ -38,6 +40,9 @@ def test_three_segments_with_the_tails_the_document_describes(exported: Path) ->
     tails = [[q.type.name for v in s.outputs if (q := meta.qparams(v)) is not None] for s in segments]
     assert tails == [["int8"], ["int8"], ["int32"]]
     assert verify(result.artifact_path, reference=True).passed
+    shown = segment_text(report_of(result.artifact, measure=False)).splitlines()[4:]
+    assert [row.split()[0] for row in shown] == ["bpu_0", "bpu_1", "bpu_2"]
+    assert [row.split()[-2] for row in shown] == ["int8", "int8", "int32"]
 
 
 def test_a_name_of_the_vendors_exporter_is_a_loud_warning_and_an_error_with_strict(exported: Path) -> None:
