@@ -17,17 +17,19 @@ from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_re
 def command(config: Path, samples: int, as_json: bool, quiet: bool) -> int:
     """Look for the usual mistakes in calibration data and preprocessing.
 
-    Constant, broken or repeated samples, wrong layout, colour order, 0..1 against 0..255, normalization done twice.
-    Exit code 1 where something was found.
+    Constant, broken or repeated samples, wrong layout, colour order, 0..1 against 0..255, normalization done twice,
+    data types that contradict folder or configuration. Exit code 1 where something was found (notes do not count).
     """
     from hbtool.config import load_config
     from hbtool.flows.lint_data import lint
 
     result = lint(load_config(config), ConsoleTalk(quiet), samples)
+    wrong = any(r.level == "warning" for r in result.remarks)
     if as_json:
         print_json({"samples": result.samples, "remarks": [asdict(r) for r in result.remarks]})
-    elif result.remarks:
-        print_result("\n".join(f"{r.check}: {r}" for r in result.remarks))
     else:
-        print_result(f"Nothing suspicious in {result.samples} samples.")
-    return 1 if result.remarks else 0
+        for r in result.remarks:
+            print_result(f"{r.check}{'' if r.level == 'warning' else ' (note)'}: {r}")
+        if not wrong:
+            print_result(f"Nothing suspicious in {result.samples} samples.")
+    return 1 if wrong else 0

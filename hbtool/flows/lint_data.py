@@ -11,7 +11,7 @@ import numpy as np
 from hbtool.analysis.input_checks import (
     Array,
     Remark,
-    confidence,
+    confidences,
     first_layer_strength,
     normalizing_nodes,
     odd_numbers,
@@ -116,7 +116,9 @@ def _survey(data: FolderDataset, spec: InputSpec, count: int, kept: int) -> _Sur
         survey.read += 1
         if len(survey.kept) < kept:
             survey.kept.append((path, array))
-        survey.remarks += same_everywhere(spec.name, path.name, array, seen)
+        # Feature maps may repeat: the first state of a recurrent network is zeros.
+        if spec.is_image or _like_an_image(spec):
+            survey.remarks += same_everywhere(spec.name, path.name, array, seen)
     return survey
 
 
@@ -153,14 +155,19 @@ def _from_answers(
     stage: FloatStage, spec: InputSpec, config: InputConfig, samples: Sequence[Array]
 ) -> Iterator[Remark]:
     """What the model says of the samples."""
-    if not spec.is_image or not samples:
+    if not samples or not (spec.is_image or _like_an_image(spec)):
         return
     as_is = [{spec.name: to_graph_input(a, spec)} for a in samples]
     yield from strength_remarks(spec.name, first_layer_strength(stage.original, as_is[:QUICK_SAMPLES], PREFIX))
     if spec.type_train not in ("rgb", "bgr"):
         return
-    axis = 3 if spec.layout_train == "NHWC" else 1
-    exchanged = [{spec.name: to_graph_input(np.flip(a, axis), spec)} for a in samples]
-    first = confidence(stage.original, as_is)
+    first = confidences(stage.original, as_is)
     if first is not None:
-        yield from swapped_colours(spec.name, first, confidence(stage.original, exchanged), config.type_train)
+        axis = 3 if spec.layout_train == "NHWC" else 1
+        exchanged = [{spec.name: to_graph_input(np.flip(a, axis), spec)} for a in samples]
+        yield from swapped_colours(spec.name, first, confidences(stage.original, exchanged), config.type_train)
+
+
+def _like_an_image(spec: InputSpec) -> bool:
+    """A feature map in the place of a picture: four axes, one or three channels."""
+    return len(spec.shape) == 4 and spec.shape[1 if spec.layout_train == "NCHW" else 3] in (1, 3)

@@ -82,7 +82,7 @@ class _Build:
     def run(self) -> BuildResult:
         stage = prepare_float(self.loaded, self.talk)
         for remark in quick_remarks(stage):
-            self.talk.warn(str(remark))
+            (self.talk.warn if remark.level == "warning" else self.talk.info)(str(remark))
         placed = place_stage(stage, self.talk)
         check_ahead(stage)
         self._lap("prepare")

@@ -92,7 +92,7 @@ def test_tune_refuses_what_cannot_be_tuned(tmp_path: Path) -> None:
 def lint(folder: Path) -> set[str]:
     done = CliRunner().invoke(cli, ["lint", str(folder / "config.yaml"), "--json", "-q"], standalone_mode=False)
     found = json.loads(done.stdout)["remarks"]
-    assert done.return_value == (1 if found else 0)
+    assert done.return_value == (1 if any(r["level"] == "warning" for r in found) else 0)
     return {r["check"] for r in found}
 
 
@@ -139,7 +139,7 @@ def test_lint_sees_missing_normalization(tmp_path: Path) -> None:
     path.write_text(text.replace("data_mean_and_scale, mean_value: 127.5, scale_value: 0.0078", "no_preprocess"))
     assert lint(tmp_path) == {"scale"}
     path.write_text(text.replace("mean_value: 127.5", "mean_value: 103.53 116.28 123.675"))
-    assert lint(tmp_path) == {"colour order"}
+    assert lint(tmp_path) == {"mean order"}  # a note only: PaddleOCR's models are trained so
 
 
 def test_lint_sees_normalization_inside_the_model(tmp_path: Path) -> None:
