@@ -13,11 +13,11 @@ from hbtool.artifact.program import COPY, ON_CHIP
 from hbtool.compiler.addresses import Storage
 from hbtool.compiler.emit import Operand, Slot
 from hbtool.compiler.fuse import ROWS, Group, rows_box
-from hbtool.compiler.layers import Layer, Tensor
+from hbtool.compiler.layers import Layer, Tensor, TileWork
 from hbtool.compiler.residence import Held
 from hbtool.compiler.rings import Plan, Ring, box_bytes
 from hbtool.compiler.schedule import TileRunner
-from hbtool.compiler.tile import Grid, Task, TileWork, copy_task, layer_task
+from hbtool.compiler.tile import Grid, Task, copy_task, layer_task
 from hbtool.ops.op import Box
 from hbtool.target.job import Job
 
@@ -167,7 +167,7 @@ class _Attempt:
 
     def _rows(self) -> None:
         """How far every tensor is finished after each band, from the last layer back to the first."""
-        tensors = {t for layer in self.layers for t in (layer.out, *(t for _, t in layer.computed))}
+        tensors = dict.fromkeys(t for layer in self.layers for t in (layer.out, *(t for _, t in layer.computed)))
         before = dict.fromkeys(tensors, 0)
         self.done = {t: [] for t in tensors}
         self.needs: list[dict[tuple[Layer, int], tuple[int, int]]] = []

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from hbtool.artifact.program import Engine
 from hbtool.compiler.emit import Operand
-from hbtool.compiler.layers import Layer, Tensor
+from hbtool.compiler.layers import Layer, Tensor, TileWork
 from hbtool.compiler.residence import Residence
 from hbtool.compiler.rings import box_bytes
-from hbtool.compiler.tile import Task, TileWork
+from hbtool.compiler.tile import Task
 from hbtool.errors import CompileError
 from hbtool.numerics.qtype import INT8
 from hbtool.ops.op import Box, whole

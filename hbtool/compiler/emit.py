@@ -162,7 +162,10 @@ def _meet(a: Box, b: Box) -> bool:
 
 
 def _covers(a: Box, b: Box) -> bool:
-    return all(low <= other[0] and other[1] <= high for (low, high), other in zip(a, b, strict=True))
+    for (low, high), (other_low, other_high) in zip(a, b, strict=True):
+        if other_low < low or high < other_high:
+            return False
+    return True
 
 
 def _note_read(operand: Operand, number: int, lane: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from hbtool.ir import graph, meta
 from hbtool.numerics.qtype import INT32, IntType, int_type
 from hbtool.ops.op import Box, IntegerOp, Tile, integer_op, read_attributes, whole
 from hbtool.target.job import Job
+
+REMEMBERED = 512
+"""Tiles of a layer that are remembered: strategies cut it again and again in the same way."""
 
 
 @dataclass(eq=False)
@@ -57,6 +60,15 @@ class Tensor:
         return graph.elements(self.shape) * self.item_bytes
 
 
+@dataclass(frozen=True)
+class TileWork:
+    """What producing a box takes: the box of every operand (None where it is absent), attributes, work."""
+
+    boxes: tuple[Box | None, ...]
+    attributes: Mapping[str, Any]
+    job: Job
+
+
 @dataclass(eq=False)
 class Layer:
     """One integer operator of the segment.
@@ -82,14 +94,18 @@ class Layer:
     def __post_init__(self) -> None:
         self._shapes = tuple(None if t is None else t.shape for t in self.inputs)
         self._types = tuple(INT32 if t is None else _int_type(t.type) for t in self.inputs)
-        self.tile = lru_cache(maxsize=256)(self._tile)
+        self._remember()
+
+    def _remember(self) -> None:
+        self.tile = lru_cache(maxsize=REMEMBERED)(self._tile)
+        self.work = lru_cache(maxsize=REMEMBERED)(self._work)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k != "tile"}  # the memory of tiles does not travel
+        return {k: v for k, v in vars(self).items() if k not in ("tile", "work")}  # what is remembered does not travel
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.tile = lru_cache(maxsize=256)(self._tile)
+        self._remember()
 
     @property
     def out(self) -> Tensor:
@@ -112,6 +128,15 @@ class Layer:
         if box == whole(self.out.shape):
             return Tile(tuple(None for _ in self.inputs), self.attributes)
         return self.op.tile(self.attributes, self._shapes, self.out.shape, box)
+
+    def _work(self, box: Box) -> TileWork | None:
+        """What producing a box of the result takes, None where the operator cannot be cut like that."""
+        found = self.tile(box)
+        if found is None:
+            return None
+        boxes = tuple([None if t is None else self.operand_box(found, i) for i, t in enumerate(self.inputs)])
+        attributes = self.attribute_values if found.attributes is self.attributes else vars(found.attributes)
+        return TileWork(boxes, attributes, self.job(found, sizes(box)))
 
     def operand_box(self, tile: Tile, position: int) -> Box:
         """The box of operand `position` that a tile reads."""
@@ -137,7 +162,7 @@ class Layer:
             work.bits,
         )
 
-    @property
+    @cached_property
     def attribute_values(self) -> dict[str, Any]:
         """The attributes as plain values."""
         return dataclasses.asdict(self.attributes)
@@ -164,7 +189,7 @@ class Net:
 
 def sizes(box: Box) -> tuple[int, ...]:
     """The shape of a box."""
-    return tuple(stop - start for start, stop in box)
+    return tuple([stop - start for start, stop in box])
 
 
 def _int_type(name: str) -> IntType:

@@ -12,12 +12,12 @@ from hbtool.artifact.program import ON_CHIP
 from hbtool.compiler.calls import CallLimit
 from hbtool.compiler.direct import DirectRunner
 from hbtool.compiler.emit import Operand, Slot
-from hbtool.compiler.layers import Tensor, sizes
+from hbtool.compiler.layers import Tensor, TileWork, sizes
 from hbtool.compiler.options import CompileOptions
 from hbtool.compiler.residence import CHUNK_BYTES, Held, Residence, dense_strides
 from hbtool.compiler.rings import Plan, Ring, box_bytes
 from hbtool.compiler.strategies import Pieces
-from hbtool.compiler.tile import Grid, Task, TileWork, axes_of, boxes, grids, steps_of
+from hbtool.compiler.tile import Grid, Task, axes_of, boxes, grids, steps_of
 from hbtool.errors import CompileError
 from hbtool.ops.op import Box, whole
 
@@ -34,6 +34,7 @@ class TileRunner:
         self.target, self.memory, self.emitter = residence.target, residence.memory, residence.emitter
         self.cores = options.core_num
         self._turn = 0
+        self._tried: tuple[Task | None, dict[Grid, list[tuple[Box, TileWork]] | None]] = (None, {})
 
     # ------------------------------------------------------------------------------------------------------- placing
 
@@ -192,7 +193,7 @@ class TileRunner:
 
     def _cost(self, task: Task, grid: Grid, streams: list[int]) -> float:
         """Estimated cycles of a grid: the larger of computing and traffic, and a little of the other."""
-        tiles = self._first_tiles(task, grid, 1)
+        tiles = self._first_tiles(task, grid)
         assert tiles is not None, "the grid was tried"
         compute = grid.count * self.target.cycles(tiles[0][1].job)
         traffic = self._traffic(task, grid, streams) / self.target.ddr_bytes_per_cycle
@@ -200,8 +201,16 @@ class TileRunner:
         fast = max(compute, traffic) + 0.1 * min(compute, traffic)
         return weight * fast + (1 - weight) * (traffic + 0.001 * compute)
 
-    def _first_tiles(self, task: Task, grid: Grid, most: int = 3) -> list[tuple[Box, TileWork]] | None:
-        """The first tiles of a grid, None where the operator cannot be cut like that."""
+    def _first_tiles(self, task: Task, grid: Grid) -> list[tuple[Box, TileWork]] | None:
+        """The first three tiles of a grid, None where the operator cannot be cut like that."""
+        if self._tried[0] is not task:
+            self._tried = (task, {})
+        tried = self._tried[1]
+        if grid not in tried:
+            tried[grid] = self._tiles(task, grid, 3)
+        return tried[grid]
+
+    def _tiles(self, task: Task, grid: Grid, most: int) -> list[tuple[Box, TileWork]] | None:
         result: list[tuple[Box, TileWork]] = []
         steps = steps_of(len(task.box), self.target)
         for box in itertools.islice(boxes(task.box, grid, steps), most):
@@ -262,7 +271,7 @@ class TileRunner:
         return total
 
     def _rings(self, task: Task, grid: Grid, streams: list[int]) -> dict[int, Ring] | None:
-        tiles = self._first_tiles(task, grid, grid.count)
+        tiles = self._tiles(task, grid, grid.count)
         if tiles is None:
             return None
         rings: dict[int, Ring] = {}

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
 from hbtool.artifact.program import COPY, Engine
-from hbtool.compiler.layers import Layer, Tensor, sizes
-from hbtool.ops.op import Box
+from hbtool.compiler.layers import Layer, Tensor, TileWork, sizes
+from hbtool.ops.op import Box, whole
 from hbtool.target.job import Job
 from hbtool.target.target import Target
-
-
-@dataclass(frozen=True)
-class TileWork:
-    """One tile of a task: the box of every operand (None where it is absent), attributes, work."""
-
-    boxes: tuple[Box | None, ...]
-    attributes: Mapping[str, Any]
-    job: Job
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,21 +49,11 @@ class Task:
 
 def layer_task(layer: Layer) -> Task:
     """The task of computing a layer's (only) result."""
-    full = layer.tile(tuple((0, n) for n in layer.out.shape))
-    plain = layer.attribute_values
-
-    def tile(box: Box) -> TileWork | None:
-        found = layer.tile(box)
-        if found is None:
-            return None
-        boxes = tuple(None if t is None else layer.operand_box(found, i) for i, t in enumerate(layer.inputs))
-        attributes = plain if found.attributes is layer.attributes else vars(found.attributes)
-        return TileWork(boxes, attributes, layer.job(found, sizes(box)))
-
+    whole_box = whole(layer.out.shape)
+    full = layer.work(whole_box)
     assert full is not None, "a layer of one result always runs whole"
-    unit: Engine = "matrix" if layer.job(full, layer.out.shape).unit == "matrix" else "vector"
-    whole_box = tuple((0, n) for n in layer.out.shape)
-    return Task(layer, layer.op.name, unit, layer.inputs, layer.out, whole_box, tile)
+    unit: Engine = "matrix" if full.job.unit == "matrix" else "vector"
+    return Task(layer, layer.op.name, unit, layer.inputs, layer.out, whole_box, layer.work)
 
 
 def copy_task(layer: Layer, source: Tensor, out: Tensor, at: Box) -> Task:
@@ -133,14 +114,15 @@ def boxes(box: Box, grid: Grid, steps: Sequence[int]) -> Iterator[Box]:
         yield tuple(tile)
 
 
-def _cut(side: tuple[int, int], pieces: int, step: int) -> list[tuple[int, int]]:
+@lru_cache(maxsize=4096)
+def _cut(side: tuple[int, int], pieces: int, step: int) -> tuple[tuple[int, int], ...]:
     low, high = side
     size = high - low
     if step > 1 and size // step < pieces:
         step = 1
     units = -(-size // step)
     edges = [low + min(units * i // pieces * step, size) for i in range(pieces + 1)]
-    return [(a, b) for a, b in itertools.pairwise(edges) if a < b]
+    return tuple([(a, b) for a, b in itertools.pairwise(edges) if a < b])
 
 
 def steps_of(rank: int, target: Target) -> tuple[int, ...]:
