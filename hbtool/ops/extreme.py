@@ -13,12 +13,12 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.numerics import qtype
 from hbtool.numerics.int_math import Array, IntMath
-from hbtool.numerics.qtype import IntType
+from hbtool.numerics.qtype import INT8, IntType
 from hbtool.ops.boundary import requantized
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Broadcasting
-from hbtool.ops.onnx_builder import OnnxBuilder, Operand
+from hbtool.ops.onnx_builder import OnnxBuilder, Operand, encoded_type
 from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
 
 
@@ -41,7 +41,12 @@ class ElementExtreme(IntegerOp):
     def to_onnx(  # noqa: D102
         self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
     ) -> Sequence[ir.Value]:
-        return [b.op(a.kind.capitalize(), *(b.value(o) for o in x if o is not None))]
+        values = [b.value(o) for o in x if o is not None]
+        if types[0] is not INT8:
+            return [b.op(a.kind.capitalize(), *values)]
+        # Not every supported onnxruntime has a Max of bytes (1.23, the last for Python 3.10, has none).
+        wide = [b.op("Cast", v, to=int(ir.DataType.INT32)) for v in values]
+        return [b.op("Cast", b.op(a.kind.capitalize(), *wide), to=int(encoded_type(INT8)))]
 
     def tile(  # noqa: D102
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box
