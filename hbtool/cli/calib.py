@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, text_table
+from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, shown, text_table
 from hbtool.cli.options import required
 
 if TYPE_CHECKING:
@@ -65,5 +65,5 @@ def show(result: StageResult | None, as_json: bool) -> None:
     parts = []
     if result.table():
         parts.append(text_table("Metric on the validation data", ("stage", "metric", "to float"), result.table()))
-    parts += [*result.notes, "\n".join(f"{role}: {path}" for role, path in result.files.items())]
+    parts += [*result.notes, "\n".join(f"{role}: {shown(path)}" for role, path in result.files.items())]
     print_result("\n\n".join(parts))

@@ -97,6 +97,12 @@ def shortened(name: str, limit: int = 50) -> str:
     return name if len(name) <= limit else f"...{name[-(limit - 3) :]}"
 
 
+def shown(path: str | Path) -> str:
+    """A path as the user would type it: from the working folder where it lies inside."""
+    full, here = Path(path).absolute(), Path.cwd()
+    return str(full.relative_to(here)) if full.is_relative_to(here) else str(path)
+
+
 def print_result(text: str) -> None:
     """A result, on stdout."""
     click.echo(text)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, shortened, text_table
+from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, shortened, shown, text_table
 
 if TYPE_CHECKING:
     from hbtool.analysis.metrics import Measures
@@ -214,7 +214,7 @@ def runall_command(
         print_json({"page": str(result.path), "lowest_cosine": result.lowest, "nodes": nodes})
         return
     cells = [(shortened(r.node), r.op_type, *_cells(r.measures)) for r in result.nodes[:5]]
-    print_result(text_table("Costs most", ("Node", "Type", *METRICS), cells) + f"\nPage: {result.path}")
+    print_result(text_table("Costs most", ("Node", "Type", *METRICS), cells) + f"\nPage: {shown(result.path)}")
 
 
 def _cells(measures: Measures) -> list[str]:

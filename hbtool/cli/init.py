@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hbtool.cli.console import common_options, print_json, print_result
+from hbtool.cli.console import common_options, print_json, print_result, shown
 from hbtool.cli.options import only_onnx
 from hbtool.errors import UsageError
 
@@ -69,8 +69,8 @@ def command(
         print_json({"config": str(written.path), "inputs": list(written.inputs)})
         return
     print_result(
-        f"wrote {written.path} for {', '.join(written.inputs)}\n"
+        f"wrote {shown(written.path)} for {', '.join(written.inputs)}\n"
         "Next: look at the input types and cal_data_dir, put samples there, then\n"
-        f"      hbtool checker -c {written.path}     (where every node runs; needs no data)\n"
-        f"      hbtool makertbin -c {written.path}"
+        f"      hbtool checker -c {shown(written.path)}     (where every node runs; needs no data)\n"
+        f"      hbtool makertbin -c {shown(written.path)}"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, text_table
+from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, shown, text_table
 from hbtool.cli.options import model_options, model_type_option, only_onnx, required
 from hbtool.cli.tables import inputs_text, node_text, refused_text, removed_text
 from hbtool.errors import UsageError
@@ -142,7 +142,7 @@ def output_text(rows: Any) -> str:
 
 def next_steps(result: Any) -> str:
     """What was written, and what to do now."""
-    path = result.artifact_path
+    path, size = shown(result.artifact_path), result.artifact_path.stat().st_size
     lowest = min((r.similarity.cosine for r in result.outputs), default=1.0)
     advice = []
     if lowest < 0.99:
@@ -155,4 +155,4 @@ def next_steps(result: Any) -> str:
         f"      hbtool perf {path}     (latency, traffic, and what every CPU cut costs)",
         f"      hbtool infer {path} --input NAME=FILE",
     ]
-    return "\n".join([f"Calibration: {result.method}", f"Artifact: {path} ({path.stat().st_size} bytes)", *advice])
+    return "\n".join([f"Calibration: {result.method}", f"Artifact: {path} ({size} bytes)", *advice])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, text_table
+from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, shown, text_table
 from hbtool.cli.tables import removed_text, scale_lines
 
 
@@ -52,4 +52,4 @@ def command(
     lines = [removed_text(result.all_removed, formulas(result.all_removed))]
     for node in result.all_removed:
         lines += scale_lines(node)
-    print_result("\n".join([*lines, f"wrote {result.path}"]))
+    print_result("\n".join([*lines, f"wrote {shown(result.path)}"]))

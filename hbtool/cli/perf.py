@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, shortened, text_table
+from hbtool.cli.console import ConsoleTalk, common_options, print_json, print_result, shortened, shown, text_table
 
 if TYPE_CHECKING:
     from hbtool.perf.facts import TensorFact
@@ -59,7 +59,9 @@ def command(
     tables = [t for t in (segment_text(result.report), layer_text(result.report), cpu_text(result.report)) if t]
     from hbtool.perf.summary import summary_lines
 
-    print_result("\n\n".join(["\n".join(summary_lines(result.report)), *tables, f"Page: {result.files['html']}"]))
+    print_result(
+        "\n\n".join(["\n".join(summary_lines(result.report)), *tables, f"Page: {shown(result.files['html'])}"])
+    )
 
 
 def segment_text(report: Report) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hbtool.cli.console import shortened, text_table
+from hbtool.cli.console import shortened, shown, text_table
 
 SHOWN_REFUSALS = 40
 
@@ -14,7 +14,7 @@ def inputs_text(inputs: Sequence[Any]) -> str:
     """The inputs as they were understood, one row each (`InputConfig`s)."""
     from hbtool.config import inputs_table
 
-    rows = inputs_table(inputs)
+    rows = [row | {"samples": shown(row["samples"]) if row["samples"] else ""} for row in inputs_table(inputs)]
     header = list(dict.fromkeys(key for row in rows for key in row))
     return text_table("Inputs as they were understood", header, [[row.get(k, "--") for k in header] for row in rows])
 

@@ -11,6 +11,7 @@ from hbtool.config.input_rules import check_image, check_types, settle_norm
 from hbtool.config.input_section import InputParameters
 from hbtool.config.marches import is_nash
 from hbtool.config.notes import Notebook, NoteKind, did_you_mean
+from hbtool.config.paths import resolve
 from hbtool.config.schema import LoadedConfig
 from hbtool.config.section import keys_of
 from hbtool.errors import ConfigError
@@ -322,7 +323,7 @@ def _folder(draft: Draft) -> Path | None:
         if draft.loaded.calibration_parameters.calibration_type in ("load", "skip"):
             return None
         raise draft.error("cal_data_dir", "no folder is named.", "Name one folder per input, separated by ';'.")
-    return Path(draft.loaded.folder, Path(text).expanduser())
+    return resolve(draft.loaded, text)
 
 
 def _data_type(draft: Draft, type_train: str) -> str:

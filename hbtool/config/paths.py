@@ -25,11 +25,16 @@ class ResolvedPaths:
     cache_dir: Path | None
 
 
+def resolve(loaded: LoadedConfig, text: str) -> Path:
+    """A path of the configuration as an absolute one; relative ones count from the folder of its file."""
+    return Path(os.path.normpath(Path(loaded.folder, Path(text).expanduser())))
+
+
 def resolve_paths(loaded: LoadedConfig) -> ResolvedPaths:
-    """Every path of the configuration, relative ones counted from the folder of its file."""
+    """Every path of the configuration."""
 
     def absolute(text: str) -> Path:
-        return Path(os.path.normpath(Path(loaded.folder, Path(text).expanduser())))
+        return resolve(loaded, text)
 
     def optional(text: str | None) -> Path | None:
         return absolute(text) if text else None

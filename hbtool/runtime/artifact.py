@@ -41,11 +41,11 @@ class Artifact:
 
     name: str
     march: str
-    target: Target
-    model: ir.Model
-    programs: Mapping[str, SegmentProgram]
+    target: Target = field(repr=False)
+    model: ir.Model = field(repr=False)
+    programs: Mapping[str, SegmentProgram] = field(repr=False)
     inputs: tuple[InputFormat, ...]
-    build: Mapping[str, Any] = field(default_factory=dict)
+    build: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def segments(self) -> tuple[Segment, ...]:
         """The segments in execution order."""
