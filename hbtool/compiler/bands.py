@@ -18,7 +18,7 @@ from hbtool.compiler.residence import Held
 from hbtool.compiler.rings import Plan, Ring, box_bytes
 from hbtool.compiler.schedule import TileRunner
 from hbtool.compiler.tile import Grid, Task, copy_task, layer_task
-from hbtool.ops.op import Box
+from hbtool.ops.op import Box, whole
 from hbtool.target.job import Job
 
 MOST_BANDS = 64
@@ -32,7 +32,7 @@ class Rolling:
         shape: shape of the whole.
         type: element type.
         pieces: what is computed or loaded into it: tensor -> its box inside the whole.
-        loads: filled from DDR.
+        loaded: those of the pieces that come from DDR.
         ranges: per band (first row kept, past the last row), None where nothing new comes.
         ring: the two buffers.
         low: first row in the current buffer.
@@ -43,7 +43,7 @@ class Rolling:
     type: str
     item_bytes: int
     pieces: dict[Tensor, Box] = field(default_factory=dict)
-    loads: bool = False
+    loaded: set[Tensor] = field(default_factory=set)
     ranges: list[tuple[int, int] | None] = field(default_factory=list)
     ring: Ring | None = None
     low: int = 0
@@ -254,11 +254,24 @@ class _Attempt:
                 rolling = self.rolling[key] = Rolling(root.shape, root.type, root.item_bytes)
             if tensor in self.computed:
                 rolling.pieces[tensor] = self._in_key(tensor, tuple((0, n) for n in tensor.shape), key)
-            elif key is tensor and tensor not in self.computed:
-                rolling.loads = True
+            elif key is tensor:
+                rolling.loaded.add(tensor)
                 rolling.pieces[tensor] = tuple((0, n) for n in tensor.shape)
+        self._find_joined_parts()
         for key, rolling in self.rolling.items():
             rolling.ranges = [self._range(key, rolling, band) for band in range(self.bands)]
+
+    def _find_joined_parts(self) -> None:
+        """Parts of a join that are not copied lie in its storage: where only rows of that exist, they are loaded."""
+        for layer in self.layers:
+            key = self.keys[layer.out]
+            if layer not in self.owner.addresses.joined or key is None or isinstance(key, Storage):
+                continue
+            for position, tensor in layer.computed:
+                if position not in self.owner.addresses.joined[layer]:
+                    rolling = self.rolling[key]
+                    rolling.loaded.add(tensor)
+                    rolling.pieces.setdefault(tensor, self._in_key(tensor, whole(tensor.shape), key))
 
     def _in_key(self, tensor: Tensor, box: Box, key: Tensor | Storage) -> Box:
         """A box of a tensor in the coordinates of what holds its rows."""
@@ -317,7 +330,15 @@ class _Attempt:
     def _goes_home(self, tensor: Tensor) -> bool:
         """Whether rows of a tensor are stored to the DDR home of its storage."""
         key = self.keys[tensor]
-        return key is not None and not isinstance(key, Storage) and self._needed_outside(tensor)
+        if key is None or isinstance(key, Storage):
+            return False
+        return self._needed_outside(tensor) or any(
+            self._produced_here(other)
+            and self.r.place(other).storage is self.r.place(tensor).storage
+            and _meet(self._outer(other), self._outer(tensor))
+            for rolling in self.rolling.values()
+            for other in rolling.loaded
+        )
 
     def _reserve_result(self, layer: Layer) -> None:
         key = self.keys[layer.out]
@@ -392,7 +413,7 @@ class _Attempt:
                 if box not in copied:
                     copied.add(box)
                     self._copy(old, slot, box, rolling, core)
-            if rolling.loads:
+            if tensor in rolling.loaded:
                 self._load(tensor, kept[1], self.done[tensor][band], slot, core)
         return slot
 
@@ -411,6 +432,10 @@ class _Attempt:
 
 def _number(tensor: Tensor) -> int:
     return -1 if tensor.producer is None else tensor.producer.number
+
+
+def _meet(a: Box, b: Box) -> bool:
+    return all(low < other[1] and other[0] < high for (low, high), other in zip(a, b, strict=True))
 
 
 def _within(a: Box, b: Box) -> bool:

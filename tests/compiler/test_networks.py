@@ -38,6 +38,20 @@ def test_a_random_network_keeps_its_bits(seed: int, memory: int, level: str, mod
     check_bits(integer, feeds, small("bayes-e", memory, 2), options)
 
 
+@pytest.mark.parametrize(
+    ("seed", "steps", "memory", "level"),
+    [
+        # A band reads a join of which one part is computed in the same group and comes back from DDR.
+        (230, 15, 10_000, "O2"),
+        # A band copies one part of a join; the others lie in its storage since before the group.
+        (264, 13, 20_000, "O3"),
+    ],
+)
+def test_joins_across_the_border_of_a_group_keep_their_bits(seed: int, steps: int, memory: int, level: str) -> None:
+    integer, feeds = random_network(seed, steps)
+    check_bits(integer, feeds, small("bayes-e", memory, 2), CompileOptions(level, "balance", 40))  # type: ignore[arg-type]
+
+
 def test_the_same_input_gives_the_same_bytes_with_any_number_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     integer, _ = random_network(5)
     monkeypatch.setattr("hbtool.compiler.compile.WORTH_PROCESSES", 1)
