@@ -15,7 +15,7 @@ from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, int_type
 from hbtool.numerics.rescale import dyadic_ratios
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
-from hbtool.ops.limits import Broadcasting
+from hbtool.ops.limits import Broadcasting, same_or_per_channel
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
 from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
 from hbtool.ops.table import is_scalar, lower_table
@@ -110,16 +110,8 @@ class _Sum(Broadcasting):
 
     @constraint("bernoulli2")
     def same_or_per_channel(self, node: ir.Node, limit: Any) -> bool | str:
-        """operands of one shape, or one with a value per channel"""
-        out = graph.static_shape(node.outputs[0])
-        shapes = [graph.static_shape(v) for v in node.inputs if v is not None]
-        return all(s in (out, (out[0], out[1], 1, 1), (1, out[1], 1, 1)) for s in shapes) or "they are not"
-
-    @constraint(bernoulli2=2048)
-    def channels(self, node: ir.Node, limit: int) -> bool | str:
-        """at most {limit} channels"""
-        count = graph.static_shape(node.outputs[0])[1]
-        return count <= limit or f"there are {count}"
+        """operands of one shape, or one of them with a value per channel (1xCx1x1)"""
+        return same_or_per_channel(node)
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:
         first, second = node.inputs[0], node.inputs[1]

@@ -75,7 +75,7 @@ class ArgExtremeFloat(Limited):
 
     @constraint("bernoulli2", "bayes", "bayes-e")
     def channels(self, node: ir.Node, limit: Any) -> bool | str:
-        """a 4-D tensor and the channel axis"""
+        """a tensor of rank 4 and its channel axis, axis 1"""
         x = node.inputs[0]
         assert x is not None
         rank, axis = len(graph.static_shape(x)), graph.attribute(node, "axis", 0)
@@ -166,7 +166,7 @@ class TopKFloat(Limited):
 
     @constraint()
     def constant_count(self, node: ir.Node, limit: Any) -> bool | str:
-        """a constant count and sorted results"""
+        """a count that is a constant, and sorted results"""
         if graph.constant(node.inputs[1]) is None:
             return "the count is computed"
         return bool(graph.attribute(node, "sorted", 1)) or "sorted is 0"

@@ -28,7 +28,7 @@ class BatchNormFloat(Limited):
 
     @constraint()
     def inference_form(self, node: ir.Node, limit: Any) -> bool | str:
-        """constant statistics and factors, and one output"""
+        """statistics and factors that are constants, and no statistics as further outputs"""
         if any(graph.constant(v) is None for v in node.inputs[1:]):
             return "they are computed"
         return len(node.outputs) == 1 and not graph.attribute(node, "training_mode", 0)

@@ -58,7 +58,7 @@ class ClampFloat(FloatOp):
 
     @constraint()
     def constant_bounds(self, node: ir.Node, limit: Any) -> bool | str:
-        """constant bounds"""
+        """bounds that are constants"""
         return all(v is None or graph.constant(v) is not None for v in node.inputs[1:]) or "they are computed"
 
     def output_rule(self, node: ir.Node, index: int) -> Rule:  # noqa: D102

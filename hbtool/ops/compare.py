@@ -17,7 +17,7 @@ from hbtool.numerics.rescale import dyadic_ratios
 from hbtool.ops.boundary import TRUTH
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
-from hbtool.ops.limits import Broadcasting
+from hbtool.ops.limits import Broadcasting, one_broadcasts
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
 from hbtool.ops.op import Box, IntegerOp, Rule, Sample, Tile, Unquantized, constraint
 from hbtool.ops.table import emit_table, is_scalar
@@ -85,9 +85,7 @@ class CompareFloat(Broadcasting):
     @constraint("bayes", "bayes-e")
     def one_broadcasts(self, node: ir.Node, limit: Any) -> bool | str:
         """at most one operand that broadcasts"""
-        out = graph.static_shape(node.outputs[0])
-        smaller = [v for v in node.inputs if v is not None and graph.static_shape(v) != out]
-        return len(smaller) <= 1 or "both do"
+        return one_broadcasts(node)
 
     def output_rule(self, node: ir.Node, index: int) -> Rule:  # noqa: D102
         return Unquantized()

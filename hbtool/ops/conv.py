@@ -218,7 +218,7 @@ class ConvFloat(Limited):
 
     @constraint("bernoulli2")
     def power_of_two_dilation(self, node: ir.Node, limit: Any) -> bool | str:
-        """dilations that are powers of two and multiples of the stride, height's not above width's"""
+        """dilations that are powers of two and multiples of the stride, that of the height at most that of the width"""
         rank = _rank(node)
         dilations = graph.attribute(node, "dilations", (1,) * rank)
         strides = graph.attribute(node, "strides", (1,) * rank)

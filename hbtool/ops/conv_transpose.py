@@ -198,8 +198,39 @@ class ConvTransposeFloat(Limited):
     @constraint(bernoulli2=14, bayes=14, bayes_e=14, nash=14)
     def kernel_size(self, node: ir.Node, limit: int) -> bool | str:
         """kernel height and width of at most {limit}"""
-        kernel = _kernel(node)
-        return max(kernel) <= limit or f"the kernel is {'x'.join(map(str, kernel))}"
+        return max(_kernel(node)) <= limit or f"the kernel is {_by(_kernel(node))}"
+
+    @constraint("bernoulli2")
+    def no_flat_kernel(self, node: ir.Node, limit: Any) -> bool | str:
+        """kernel height and width of at least 2"""
+        return min(_kernel(node)) >= 2 or f"the kernel is {_by(_kernel(node))}"
+
+    @constraint("bayes", "bayes-e")
+    def really_spreads(self, node: ir.Node, limit: Any) -> bool | str:
+        """a kernel larger than 1x1 and a stride larger than 1 in some direction"""
+        kernel, strides = _kernel(node), _strides(node)
+        return (max(kernel) > 1 and max(strides) > 1) or f"the kernel is {_by(kernel)}, the stride {_by(strides)}"
+
+    @constraint("bernoulli2")
+    def narrow_padding(self, node: ir.Node, limit: Any) -> bool | str:
+        """padding of at most (k - 1) / 2 for a kernel of k"""
+        pads = _pads(node)
+        fits = all(2 * p <= k - 1 for p, k in zip(pads, _kernel(node) * 2, strict=True))
+        return fits or f"the kernel is {_by(_kernel(node))}, the padding {_by(pads)}"
+
+    @constraint("bayes", "bayes-e")
+    def padding(self, node: ir.Node, limit: Any) -> bool | str:
+        """padding below k / s for a kernel of k and an odd stride of s, of at most k / s for an even one"""
+        pads, strides = _pads(node), _strides(node) * 2
+        rows = zip(pads, _kernel(node) * 2, strides, strict=True)
+        fits = all(p * s < k if s % 2 else p * s <= k for p, k, s in rows)
+        return fits or f"the kernel is {_by(_kernel(node))}, the stride {_by(_strides(node))}, the padding {_by(pads)}"
+
+    @constraint("bayes", "bayes-e")
+    def output_padding(self, node: ir.Node, limit: Any) -> bool | str:
+        """output_padding of 0 or 1"""
+        extra = graph.attribute(node, "output_padding") or (0,)
+        return max(extra) <= 1 or f"it is {_by(extra)}"
 
     @constraint(bernoulli2=2048, bayes=2048, bayes_e=2048)
     def channels(self, node: ir.Node, limit: int) -> bool | str:
@@ -297,6 +328,18 @@ _PADDED = {"pads": (1, 1, 1, 1), "output_padding": (1, 1)}
 def _kernel(node: ir.Node) -> tuple[int, ...]:
     weight = node.inputs[1]
     return () if weight is None else graph.static_shape(weight)[2:]
+
+
+def _strides(node: ir.Node) -> tuple[int, ...]:
+    return tuple(graph.attribute(node, "strides") or (1,) * len(_kernel(node)))
+
+
+def _pads(node: ir.Node) -> tuple[int, ...]:
+    return tuple(graph.attribute(node, "pads") or (0,) * 2 * len(_kernel(node)))
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def _as_conv(weight: np.ndarray, group: int) -> np.ndarray:

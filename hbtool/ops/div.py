@@ -10,7 +10,7 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.ops.chain import Chain, Goal
 from hbtool.ops.integer_builder import IntegerBuilder
-from hbtool.ops.limits import Broadcasting
+from hbtool.ops.limits import PerChannel
 from hbtool.ops.mul import lower_product
 from hbtool.ops.op import Sample
 from hbtool.ops.table import is_scalar, lower_table
@@ -19,7 +19,7 @@ NARROWEST = 2.0**-7
 """A divisor below 2^-7 of its range counts as that: one int16 scale then holds every reciprocal to 0.2 %."""
 
 
-class DivFloat(Broadcasting):
+class DivFloat(PerChannel):
     """ONNX Div."""
 
     op_types = ("Div",)

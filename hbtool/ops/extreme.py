@@ -17,7 +17,7 @@ from hbtool.numerics.qtype import INT8, IntType
 from hbtool.ops.boundary import requantized
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
-from hbtool.ops.limits import Broadcasting
+from hbtool.ops.limits import Broadcasting, one_broadcasts
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand, encoded_type
 from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
 
@@ -65,9 +65,7 @@ class _ElementExtremeFloat(Broadcasting):
     @constraint("bayes")
     def one_broadcasts(self, node: ir.Node, limit: Any) -> bool | str:
         """at most one operand that broadcasts"""
-        out = graph.static_shape(node.outputs[0])
-        smaller = [v for v in node.inputs if v is not None and graph.static_shape(v) != out]
-        return len(smaller) <= 1 or f"{len(smaller)} do"
+        return one_broadcasts(node)
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:
         result = b.result(node)

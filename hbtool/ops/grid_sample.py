@@ -145,7 +145,7 @@ class GridSampleFloat(Limited):
 
     @constraint()
     def image(self, node: ir.Node, limit: Any) -> bool | str:
-        """4-D tensors, and a computed image"""
+        """an image of rank 4 that is computed"""
         x = node.inputs[0]
         if x is None or graph.constant(x) is not None:
             return "the image is a constant"
@@ -159,7 +159,7 @@ class GridSampleFloat(Limited):
 
     @constraint(bayes=720 * 1024, bayes_e=512 * 512)
     def image_area(self, node: ir.Node, limit: int) -> bool | str:
-        """at most {limit} pixels"""
+        """an image of at most {limit} pixels"""
         area = graph.elements(graph.static_shape(node.inputs[0])[2:])  # type: ignore[arg-type]
         return area <= limit or f"there are {area}"
 

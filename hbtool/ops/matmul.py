@@ -175,11 +175,14 @@ class _Product(FloatOp):
     error_steps = 4.0
     rule_text = "int8 weights per output column or an int8 activation, int32 bias and accumulator, one float32 multiply"
 
-    @constraint("bayes", "bayes-e", "nash", bayes=8192, bayes_e=8192, nash=65536)
+    @constraint(bernoulli2=16384, bayes=8192, bayes_e=8192, nash=65536)
     def matrix_size(self, node: ir.Node, limit: int) -> bool | str:
-        """last two dimensions of both matrices at most {limit}"""
-        sizes = [n for v in node.inputs[:2] if v is not None for n in graph.static_shape(v)[-2:]]
-        return max(sizes) <= limit or f"one is {max(sizes)}"
+        """rows and columns of both matrices at most {limit}; at the end of the model eight times as many results"""
+        first, second = (graph.static_shape(v)[-2:] for v in node.inputs[:2] if v is not None)
+        columns = graph.static_shape(node.outputs[0])[-1]
+        inner = [*first, *(n for n in second if n != columns)]
+        most = limit if node.outputs[0].uses() or graph.constant(node.inputs[1]) is None else 8 * limit
+        return (max(inner) <= limit and columns <= most) or f"there are {max(*inner, columns)}"
 
     def _emit_constant(
         self,
@@ -282,6 +285,16 @@ class GemmFloat(_Product):
         yield Sample("no bias", "Gemm", (x,), {1: w}, steps=4.0)
 
 
+def _batch_pairs(node: ir.Node) -> list[tuple[int, int]]:
+    """Sizes of the batch axes of two computed operands, pairwise; empty where the second is constant."""
+    if graph.constant(node.inputs[1]) is not None:
+        return []
+    first, second = (graph.static_shape(v)[:-2] for v in node.inputs[:2] if v is not None)
+    rank = max(len(first), len(second))
+    full = [(1,) * (rank - len(s)) + s for s in (first, second)]
+    return list(zip(*full, strict=True))
+
+
 class MatMulFloat(_Product):
     """ONNX MatMul: an activation times constant weights, or two activations."""
 
@@ -289,9 +302,29 @@ class MatMulFloat(_Product):
     int8_positions: ClassVar[Mapping[Family, tuple[int, ...]]] = {"bayes": (1,), "bayes-e": (1,)}
 
     @constraint("bernoulli2")
-    def constant_second(self, node: ir.Node, limit: Any) -> bool | str:
-        """a constant second operand"""
-        return graph.constant(node.inputs[1]) is not None or "it is computed"
+    def second_of_one_matrix(self, node: ir.Node, limit: Any) -> bool | str:
+        """a second operand that is a constant, or computed and of shape 1x1xKxN with a first one of 1xBxMxK"""
+        if graph.constant(node.inputs[1]) is not None:
+            return True
+        first, second = (graph.static_shape(v) for v in node.inputs if v is not None)
+        fits = len(first) == len(second) == 4 and first[0] == 1 and second[:2] == (1, 1)
+        return fits or f"the shapes are {'x'.join(map(str, first))} and {'x'.join(map(str, second))}"
+
+    @constraint(bayes=4096, bayes_e=4096)
+    def batch_size(self, node: ir.Node, limit: int) -> bool | str:
+        """of two computed operands: batch axes of at most {limit}"""
+        largest = max((n for a, b in _batch_pairs(node) for n in (a, b)), default=1)
+        return largest <= limit or f"one is {largest}"
+
+    @constraint("bayes", "bayes-e")
+    def batch_broadcast(self, node: ir.Node, limit: Any) -> bool | str:
+        """of two computed operands: a first that broadcasts along all batch axes or none, a second along the last"""
+        pairs = [(a, b) for a, b in _batch_pairs(node) if (a, b) != (1, 1)]
+        first, second = [a < b for a, b in pairs], [b < a for a, b in pairs]
+        if any(first) and not all(first):
+            return "the first broadcasts along some"
+        # False before True: the axes that do not broadcast come first.
+        return second == sorted(second) or "the second broadcasts along an earlier one"
 
     @constraint()
     def activation_first(self, node: ir.Node, limit: Any) -> bool | str:

@@ -16,9 +16,9 @@ from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, int_type
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.conv import fold_input_scales, lower_conv
 from hbtool.ops.integer_builder import IntegerBuilder
-from hbtool.ops.limits import Broadcasting
+from hbtool.ops.limits import PerChannel
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile
 from hbtool.ops.table import is_scalar, lower_table
 from hbtool.ops.window import Window
 
@@ -67,27 +67,13 @@ class Mul(IntegerOp):
         return Tile((operand_box(first, box), operand_box(second, box), None), a)
 
 
-class MulFloat(Broadcasting):
+class MulFloat(PerChannel):
     """ONNX Mul: a scalar constant becomes a table, a constant per channel a depthwise convolution."""
 
     op_types = ("Mul",)
     absorbs_clamp = True
     elementwise = True
     rule_text = "exact product, one float32 multiply; by a constant: a table or a depthwise convolution"
-
-    @constraint("bernoulli2")
-    def simple_broadcast(self, node: ir.Node, limit: Any) -> bool | str:
-        """operands of one shape, or one with a value per channel or a single value"""
-        out = graph.static_shape(node.outputs[0])
-        allowed = (out, (out[0], out[1], 1, 1), (1, out[1], 1, 1), (1, 1, 1, 1))
-        shapes = [graph.static_shape(v) for v in node.inputs if v is not None]
-        return all(s in allowed or graph.elements(s) == 1 for s in shapes) or "they are not"
-
-    @constraint(bernoulli2=2048)
-    def channels(self, node: ir.Node, limit: int) -> bool | str:
-        """at most {limit} channels"""
-        count = graph.static_shape(node.outputs[0])[1]
-        return count <= limit or f"there are {count}"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         first, second = node.inputs[0], node.inputs[1]

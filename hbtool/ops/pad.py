@@ -72,7 +72,7 @@ class PadFloat(Limited):
 
     @constraint()
     def constant_amounts(self, node: ir.Node, limit: Any) -> bool | str:
-        """constant, non-negative amounts"""
+        """amounts that are constants and not negative"""
         if any(v is not None and graph.constant(v) is None for v in node.inputs[1:]):
             return "they are computed"
         return all(min(pair) >= 0 for pair in _amounts(node)) or "some are negative"

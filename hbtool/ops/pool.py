@@ -182,9 +182,9 @@ class _PoolFloat(Limited):
 
     @constraint(bernoulli2=2, bayes=2, bayes_e=2, nash=3)
     def spatial_axes(self, node: ir.Node, limit: int) -> bool | str:
-        """a window of 1 to {limit} axes"""
+        """pooling over 1 to {limit} axes behind batch and channels"""
         rank = len(graph.static_shape(node.outputs[0])) - 2
-        return 1 <= rank <= limit or f"it has {rank}"
+        return 1 <= rank <= limit or f"there are {rank}"
 
     @constraint("bernoulli2", "bayes", "bayes-e")
     def no_dilation(self, node: ir.Node, limit: Any) -> bool | str:

@@ -26,7 +26,7 @@ class PowFloat(Limited):
 
     @constraint()
     def scalar_exponent(self, node: ir.Node, limit: Any) -> bool | str:
-        """a computed base and a single constant exponent"""
+        """a base that is computed and an exponent that is one constant number"""
         base, exponent = node.inputs[0], graph.constant(node.inputs[1])
         if base is None or graph.constant(base) is not None:
             return "the base is a constant"

@@ -79,6 +79,7 @@ class PReluFloat(Limited):
     op_types = ("PRelu",)
     families = ("bernoulli2", "bayes-e", "nash")
     absorbs_clamp = True
+    int8_only = ("bayes-e",)
     rule_text = "one float32 multiply, the multiplier chosen by the sign; a single slope: a table"
 
     @constraint()

@@ -110,25 +110,25 @@ class Reduction(Limited):
 
     @constraint()
     def constant_axes(self, node: ir.Node, limit: Any) -> bool | str:
-        """constant axes"""
+        """axes that are constants"""
         axes = graph.input_at(node, 1)
         return axes is None or graph.constant(axes) is not None or "they are computed"
 
     @constraint(bayes=5, bayes_e=5)
     def reduced_rank(self, node: ir.Node, limit: int) -> bool | str:
-        """rank 2 to {limit}"""
+        """an input of rank 2 to {limit}"""
         x = node.inputs[0]
         rank = 0 if x is None else len(graph.static_shape(x))
         return 2 <= rank <= limit or f"the rank is {rank}"
 
     @constraint("bayes", "bayes-e")
     def few_axes(self, node: ir.Node, limit: Any) -> bool | str:
-        """one axis, or for a sum and a mean height and width together"""
+        """a reduction of one axis; a sum or a mean also of height and width together"""
         x = node.inputs[0]
         assert x is not None
         axes, rank = reduction_axes(node), len(graph.static_shape(x))
         spatial = node.op_type != "ReduceMax" and rank == 4 and axes == (2, 3)
-        return len(axes) == 1 or spatial or f"the axes are {', '.join(map(str, axes)) or 'none'}"
+        return len(axes) == 1 or spatial or f"it reduces axes {', '.join(map(str, axes)) or 'none'} of rank {rank}"
 
 
 class ReduceSumFloat(Reduction):

@@ -54,7 +54,7 @@ class ReshapeFloat(Limited):
 
     @constraint()
     def rank(self, node: ir.Node, limit: Any) -> bool | str:
-        """known shapes of rank 1 to 10"""
+        """a result of known shape and rank 1 to 10"""
         shape = graph.known_shape(node.outputs[0])
         return (shape is not None and 1 <= len(shape) <= 10) or f"the shape is {node.outputs[0].shape}"
 

@@ -131,27 +131,40 @@ class ResizeFloat(Limited):
 
     @constraint()
     def mode(self, node: ir.Node, limit: Any) -> bool | str:
-        """mode nearest or linear, without antialiasing, of height and width only"""
+        """mode nearest or linear, no antialiasing, a tensor of rank 4 that changes in height and width only"""
         mode = graph.attribute(node, "mode", "nearest")
         if mode not in ("nearest", "linear"):
             return f"the mode is {mode}"
         if graph.attribute(node, "antialias", 0):
             return "antialiasing is on"
         x, y = graph.known_shape(node.inputs[0]), graph.known_shape(node.outputs[0])  # type: ignore[arg-type]
-        return (x is not None and y is not None and len(x) == 4 and x[:2] == y[:2]) or "other axes change"
+        return (
+            x is not None and y is not None and len(x) == 4 and x[:2] == y[:2]
+        ) or "other axes change, or the rank is another"
 
     @constraint()
     def coordinates(self, node: ir.Node, limit: Any) -> bool | str:
-        """a coordinate mode other than tf_crop_and_resize, aspect ratio policy stretch, and constant sizes"""
+        """sizes that are constants, and aspect ratio policy stretch"""
         if graph.attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
             return "the policy keeps the aspect ratio"
-        if graph.attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-            return "the mode is tf_crop_and_resize"
-        return all(v is None or graph.constant(v) is not None for v in node.inputs[1:]) or "the sizes are computed"
+        return all(v is None or graph.constant(v) is not None for v in node.inputs[1:]) or "they are computed"
+
+    @constraint()
+    def cropped_box(self, node: ir.Node, limit: Any) -> bool | str:
+        """for tf_crop_and_resize: a box inside the image whose corners are pixels"""
+        if graph.attribute(node, "coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize":
+            return True
+        shape = graph.static_shape(node.inputs[0])  # type: ignore[arg-type]
+        corners = [_box(node, axis, shape[axis]) for axis in (2, 3)]
+        whole = all(abs(v - round(v)) < 1e-3 for pair in corners for v in pair)
+        inside = all(0 <= round(v) < shape[axis] for axis, pair in zip((2, 3), corners, strict=True) for v in pair)
+        return (
+            whole and inside
+        ) or f"its corners are {corners[0][0]:g}, {corners[1][0]:g}, {corners[0][1]:g}, {corners[1][1]:g}"
 
     @constraint("bernoulli2", "bayes", "bayes-e")
     def nearest_factors(self, node: ir.Node, limit: Any) -> bool | str:
-        """for nearest upscaling: factors that are powers of two, height's not above width's"""
+        """for nearest upscaling: factors that are powers of two, that of the height at most that of the width"""
         x = node.inputs[0]
         assert x is not None
         source, out = graph.static_shape(x), graph.static_shape(node.outputs[0])
@@ -173,7 +186,7 @@ class ResizeFloat(Limited):
         stated = {} if scales is None else {int(a) % len(source): float(s) for a, s in zip(axes, scales, strict=False)}
         for axis, role in ((2, "rows"), (3, "columns")):
             given = stated.get(axis, out[axis] / source[axis])
-            position = _positions(node, source[axis], out[axis], given)
+            position = _positions(node, axis, source[axis], out[axis], given)
             table = _nearest(node, position, source[axis]) if nearest else _weights(position, source[axis])
             operands.append(b.const(table, role))
         if nearest:
@@ -205,9 +218,23 @@ class ResizeFloat(Limited):
             corners,
             steps=2.0,
         )
+        crop = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
+        region = np.array([0, 0, 0.25, 0.2, 1, 1, 1, 0.8], np.float32)
+        sizes = {1: region, 2: empty, 3: np.array([1, 3, 6, 8])}
+        yield Sample("linear crop to 6x8", "Resize", (x,), sizes, crop, steps=2.0)
 
 
-def _positions(node: ir.Node, size: int, out: int, scale: float) -> np.ndarray:
+def _box(node: ir.Node, axis: int, size: int) -> tuple[float, float]:
+    """First and last pixel of the region of interest along an axis; the whole axis where none is given."""
+    region = graph.constant(graph.input_at(node, 1))
+    axes = [int(a) % 4 for a in graph.attribute(node, "axes") or range(4)]
+    if region is None or region.size != 2 * len(axes) or axis not in axes:
+        return 0.0, size - 1.0
+    at = axes.index(axis)
+    return float(region[at]) * (size - 1), float(region[at + len(axes)]) * (size - 1)
+
+
+def _positions(node: ir.Node, axis: int, size: int, out: int, scale: float) -> np.ndarray:
     """Source coordinate of every output index, as ONNX Resize defines it."""
     mode = graph.attribute(node, "coordinate_transformation_mode", "half_pixel")
     index = np.arange(out, dtype=np.float64)
@@ -215,6 +242,9 @@ def _positions(node: ir.Node, size: int, out: int, scale: float) -> np.ndarray:
         return index * (size - 1) / (out - 1) if out > 1 else np.zeros(out)
     if mode == "asymmetric":
         return index / scale
+    if mode == "tf_crop_and_resize":
+        first, last = _box(node, axis, size)
+        return first + index * (last - first) / (out - 1) if out > 1 else np.full(1, (first + last) / 2)
     if mode == "pytorch_half_pixel" and out == 1:
         return np.full(1, -0.5)
     if mode == "half_pixel_symmetric":

@@ -73,7 +73,7 @@ class SliceFloat(Limited):
 
     @constraint()
     def constant_bounds(self, node: ir.Node, limit: Any) -> bool | str:
-        """constant starts, ends, axes and steps"""
+        """starts, ends, axes and steps that are constants"""
         return all(v is None or graph.constant(v) is not None for v in node.inputs[1:]) or "they are computed"
 
     def quantized_inputs(self, node: ir.Node) -> tuple[int, ...]:  # noqa: D102

@@ -15,9 +15,9 @@ from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, int_type
 from hbtool.numerics.rescale import dyadic_ratios
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
-from hbtool.ops.limits import Broadcasting
+from hbtool.ops.limits import Broadcasting, same_or_per_channel
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, Work
+from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, Work, constraint
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ class SumFloat(Broadcasting):
 
     def families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
         return FAMILIES if op_type == "Sum" else ("nash",)
+
+    @constraint("bernoulli2")
+    def same_or_per_channel(self, node: ir.Node, limit: Any) -> bool | str:
+        """operands of one shape, or one of them with a value per channel (1xCx1x1)"""
+        return same_or_per_channel(node)
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         result = b.result(node)

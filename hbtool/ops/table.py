@@ -216,8 +216,10 @@ class Unary(Limited):
 
     @constraint(bernoulli2=8192)
     def small(self, node: ir.Node, limit: int) -> bool | str:
-        """at most {limit} elements per image for Cos, Sigmoid, Sin, Softplus, Sqrt, Swish and Tanh"""
+        """at most {limit} elements per image for Cos, Sigmoid (padded), Sin, Softplus, Sqrt, Swish and Tanh"""
         count = graph.elements(graph.static_shape(node.outputs[0])[1:])
+        if node.op_type == "Sigmoid":
+            count = _padded_elements(*graph.static_shape(node.outputs[0])[1:])
         return node.op_type not in _SMALL_ON_BERNOULLI2 or count <= limit or f"there are {count}"
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
@@ -240,6 +242,12 @@ class Unary(Limited):
             x = np.linspace(low, high, 120, dtype=np.float32).reshape(2, 3, 4, 5)
             # Half a step of x times the largest slope over these ranges, in steps of y, and half a step of y.
             yield Sample(op_type, op_type, (x,), steps=6.0 if op_type in _STEEP else 3.0)
+
+
+def _padded_elements(channels: int, height: int, width: int) -> int:
+    """Elements once width and channels are padded to 8 and 4, or channels to 32: whichever is less."""
+    wide = -(-channels // 4) * 4 * height * -(-width // 8) * 8
+    return min(wide, -(-channels // 32) * 32 * height * width)
 
 
 # A function that jumps has no error bound in steps of its output at the jump.

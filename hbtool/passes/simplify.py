@@ -28,6 +28,7 @@ from hbtool.passes.sink_transposes import sink_transposes
 from hbtool.passes.slice_before_transpose import slice_before_transpose
 from hbtool.passes.slices_to_space_to_depth import slices_to_space_to_depth
 from hbtool.passes.unify_arithmetic import unify_arithmetic
+from hbtool.passes.unify_convolutions import unify_convolutions
 from hbtool.passes.unify_pooling import unify_pooling
 from hbtool.passes.unify_products import unify_products
 
@@ -43,6 +44,7 @@ REWRITES: tuple[Callable[[ir.Model], bool], ...] = (
     # One form each.
     gather_to_slice,
     unify_arithmetic,
+    unify_convolutions,
     unify_pooling,
     merge_reduced_axes,
     unify_products,

@@ -12,6 +12,7 @@ from hbtool.passes.fuse_layer_norm import fuse_layer_norm
 from hbtool.passes.matmul_to_gemm import matmul_to_gemm
 from hbtool.passes.merge_reduced_axes import merge_reduced_axes
 from hbtool.passes.unify_arithmetic import unify_arithmetic
+from hbtool.passes.unify_convolutions import unify_convolutions
 from hbtool.passes.unify_products import unify_products
 
 LAYER_NORM = """g (float[%s] x) => (float[%s] y) {
@@ -60,6 +61,25 @@ CASES: list[tuple[Rewrite, Case]] = [
     (
         fuse_layer_norm,
         layer_norm("the square of something else", PIECES.replace("Pow", "Mul"), "2,3,8", (-1,), (8,), "Mul(x, x)"),
+    ),
+    (
+        unify_convolutions,
+        Case(
+            "transposed, stride 1, grouped and dilated",
+            "g (float[1,4,5,6] x) => (float[1,6,4,6] y) { y = ConvTranspose<group=2, pads=[2,1,1,1], dilations=[1,1],"
+            " strides=[1,1]>(x, w, b) }",
+            "Conv",
+            {"w": weights(4, 3, 3, 3), "b": weights(6)},
+        ),
+    ),
+    (
+        unify_convolutions,
+        Case(
+            "transposed, spread",
+            "g (float[1,4,5,6] x) => (float[1,3,10,12] y) { y = ConvTranspose<strides=[2,2]>(x, w) }",
+            "ConvTranspose",
+            {"w": weights(4, 3, 2, 2)},
+        ),
     ),
     (
         unify_arithmetic,
