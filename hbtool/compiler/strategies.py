@@ -45,7 +45,7 @@ def strategies(net: Net, addresses: Addresses, target: Target, options: CompileO
     fusing = [FuseOptions(weight, memory_part=0.9, pressure=0.95)]
     if options.level > 2:
         fusing.append(FuseOptions(weight, memory_part=0.75, pressure=0.8))
-        fusing.append(FuseOptions(weight, memory_part=0.5, pressure=0.6))
+        fusing.append(FuseOptions(weight, memory_part=0.85, pressure=0.8))
         fusing.append(FuseOptions(3 * weight, memory_part=0.6, pressure=0.5))
     memory_bytes = target.onchip_bytes * options.core_num
     found = [Strategy(tuple(plan_groups(net, addresses, target, memory_bytes, fuse))) for fuse in fusing]
