@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,23 @@ from hbtool.cli.tables import removed_text, scale_lines
 def command(artifact: Path, name: str | None, as_json: bool, quiet: bool) -> None:
     """Print what ARTIFACT was built from, what it takes and gives, and what was removed from it.
 
-    Of a packed file all models are printed, or the one that --name chooses.
+    Of a packed file all models are printed, or the one that --name chooses. Of an .onnx file: its opset, inputs and
+    outputs.
     """
-    from hbtool.flows.info import info, names_in
+    from hbtool.flows.info import info, names_in, onnx_info
+
+    if artifact.suffix.lower() == ".onnx":
+        told = onnx_info(artifact)
+        if as_json:
+            print_json(asdict(told))
+            return
+        lines = [f"  {key:<10} : {value}" for key, value in told.facts]
+        tables = [
+            text_table(title, ("NAME", "DATA_TYPE", "SHAPE"), rows)
+            for title, rows in (("Inputs", told.inputs), ("Outputs", told.outputs))
+        ]
+        print_result("\n\n".join(["\n".join(lines), *tables]))
+        return
 
     models = [info(artifact, each) for each in ((name,) if name is not None else names_in(artifact))]
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,9 +69,10 @@ def command(
     if as_json:
         print_json({"config": str(written.path), "inputs": list(written.inputs)})
         return
+    file_name = shlex.quote(shown(written.path))
     print_result(
         f"wrote {shown(written.path)} for {', '.join(written.inputs)}\n"
         "Next: look at the input types and cal_data_dir, put samples there, then\n"
-        f"      hbtool checker -c {shown(written.path)}     (where every node runs; needs no data)\n"
-        f"      hbtool makertbin -c {shown(written.path)}"
+        f"      hbtool checker -c {file_name}     (where every node runs; needs no data)\n"
+        f"      hbtool makertbin -c {file_name}"
     )

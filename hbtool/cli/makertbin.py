@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,7 @@ def output_text(rows: Any) -> str:
 def next_steps(result: Any) -> str:
     """What was written, and what to do now."""
     path, size = shown(result.artifact_path), result.artifact_path.stat().st_size
+    named = shlex.quote(path)
     lowest = min((r.similarity.cosine for r in result.outputs), default=1.0)
     advice = []
     if lowest < 0.99:
@@ -151,8 +153,8 @@ def next_steps(result: Any) -> str:
             "calibration_type default, optimization: bias_correction, or int16 for these nodes (node_info)."
         )
     advice += [
-        f"Next: hbtool verify {path}   (same bits in every executor)",
-        f"      hbtool perf {path}     (latency, traffic, and what every CPU cut costs)",
-        f"      hbtool infer {path} --input NAME=FILE",
+        f"Next: hbtool verify {named}   (same bits in every executor)",
+        f"      hbtool perf {named}     (latency, traffic, and what every CPU cut costs)",
+        f"      hbtool infer {named} --input NAME=FILE",
     ]
     return "\n".join([f"Calibration: {result.method}", f"Artifact: {path} ({size} bytes)", *advice])

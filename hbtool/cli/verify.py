@@ -14,7 +14,7 @@ from hbtool.cli.options import name_option
 @click.command("verify")
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("-i", "--input", "inputs", multiple=True, metavar="[NAME=]FILE", help="Input file; repeat. Else random.")
-@click.option("-n", "--samples", default=1, show_default=True, help="Random samples.")
+@click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True, help="Random samples.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random samples.")
 @click.option("--quantized", type=click.Path(path_type=Path), help="The quantized ONNX (found beside the artifact).")
 @click.option("--float", "float_model", type=click.Path(path_type=Path), help="The original_float ONNX.")

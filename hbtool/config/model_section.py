@@ -24,7 +24,10 @@ class ModelParameters(Section):
             PATH, "The float model, a .onnx file. Exclusive with caffe_model and prototxt; one of the two is mandatory."
         ),
     ] = None
-    caffe_model: Annotated[str | None, Key(PATH, "Weights of a Caffe 1.0 model (.caffemodel); needs prototxt.")] = None
+    caffe_model: Annotated[
+        str | None,
+        Key(PATH, "Weights of a Caffe 1.0 model (.caffemodel); needs prototxt. Refused: convert the model to ONNX."),
+    ] = None
     prototxt: Annotated[str | None, Key(PATH, "Structure of a Caffe 1.0 model (.prototxt); needs caffe_model.")] = None
     march: Annotated[
         str,

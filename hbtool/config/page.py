@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hbtool.config.keys import Key
+from hbtool.config.no_effect import REASONS
 from hbtool.config.notes import did_you_mean
 from hbtool.config.schema import SECTIONS
 from hbtool.config.section import Section, keys_of
@@ -47,10 +48,37 @@ def _key_lines(section: type[Section], name: str, key: Key) -> list[str]:
     return [*lines, ""]
 
 
+def _effect(key: Key) -> str:
+    """Whether a key changes anything, in a word or two."""
+    if "all" in key.ignored_on:
+        return "none"
+    return f"not on {', '.join(key.ignored_on)}" if key.ignored_on else "yes"
+
+
+def _in_vain() -> list[str]:
+    """Everything that is read and changes nothing, in one table."""
+    lines = ["## What has no effect", ""]
+    lines += ["Read, checked, and answered with one line that says so.", ""]
+    lines += ["| key | where | why |", "|---|---|---|"]
+    for section in SECTIONS.values():
+        for name, key in keys_of(section).items():
+            lines += [
+                f"| `{name}` | {'everywhere' if on == 'all' else on} | {why} |" for on, why in key.ignored_on.items()
+            ]
+    lines += [f"| `{what}` | everywhere | {why} |" for what, why in REASONS.items()]
+    return [*lines, ""]
+
+
 def _table(section: type[Section]) -> list[str]:
-    lines = ["| key | type | default | marches |", "|---|---|---|---|"]
+    lines = ["| key | type | default | marches | has an effect |", "|---|---|---|---|---|"]
     for name, key in keys_of(section).items():
-        cells = (f"[`{name}`](#{name})", key.kind.type_text, default_text(section, name, key), key.marches)
+        cells = (
+            f"[`{name}`](#{name})",
+            key.kind.type_text,
+            default_text(section, name, key),
+            key.marches,
+            _effect(key),
+        )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return [*lines, ""]
 
@@ -62,6 +90,7 @@ def config_page() -> str:
         lines += [f"## {name}", "", *_table(section)]
         for key_name, key in keys_of(section).items():
             lines += _key_lines(section, key_name, key)
+    lines += _in_vain()
     return "\n".join(lines).rstrip() + "\n"
 
 

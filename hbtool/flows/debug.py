@@ -27,6 +27,7 @@ from hbtool.config.schema import LoadedConfig
 from hbtool.errors import DataError, UsageError
 from hbtool.flows.compile_stage import compile_options
 from hbtool.flows.float_stage import prepare_float
+from hbtool.flows.named_target import named_target
 from hbtool.flows.quantize_stage import place_stage, quantize_stage
 from hbtool.flows.talk import Quiet, Talk
 from hbtool.ir import graph, meta
@@ -36,7 +37,6 @@ from hbtool.passes.read_qdq import read_qdq
 from hbtool.passes.to_qdq import to_qdq
 from hbtool.runtime.simulator import simulate
 from hbtool.target.target import Target
-from hbtool.target.target import load as load_target
 
 _CALIBRATED = "_calibrated_model.onnx"
 
@@ -128,7 +128,7 @@ def analyse_files(calibrated: Path, data: Path, march: str) -> Analysis:
     optimized = load_model(calibrated.with_name(f"{stem}_optimized_float_model.onnx"))
     original_path = calibrated.with_name(f"{stem}_original_float_model.onnx")
     original = load_model(original_path) if original_path.is_file() else optimized
-    target = load_target(march)
+    target = named_target(march)
     ranged = _with_meanings(optimized, load_model(calibrated))
     quantized = from_ranged(ranged, target.family, target.multiplier_bits)
     samples = StoredSamples(data, [graph.value_name(v) for v in optimized.graph.inputs])

@@ -10,12 +10,12 @@ import onnx_ir as ir
 from hbtool.calibration.dataset import Dataset, FolderDataset
 from hbtool.config.inputs import InputConfig
 from hbtool.config.model_check import ModelCheck, ModelFacts, check_against_model
+from hbtool.config.no_effect import without_effect
 from hbtool.config.paths import ResolvedPaths, check_files
 from hbtool.config.schema import LoadedConfig
 from hbtool.errors import ConfigError, UnsupportedError
 from hbtool.flows.custom_ops import add_custom_ops
 from hbtool.flows.inputs import input_specs, insert_inputs, model_facts, open_dataset
-from hbtool.flows.no_effect import without_effect
 from hbtool.flows.talk import Talk
 from hbtool.ir.load import prepare_model, read_proto
 from hbtool.ops.op import Family

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from hbtool.artifact.container import read_container
 from hbtool.artifact.pack import model_names
 from hbtool.config.loader import parse_config
 from hbtool.config.schema import Config
 from hbtool.errors import HbError
 from hbtool.flows.compile_stage import COMPILE_OPTIONS, removed_nodes
+from hbtool.ir.load import read_proto
 from hbtool.passes.remove_border_nodes import RemovedNode
 from hbtool.runtime.artifact import load_artifact
 from hbtool.runtime.removed import formula
@@ -43,6 +46,49 @@ class ModelInfo:
 def formulas(removed: Sequence[RemovedNode]) -> list[str]:
     """What the application does instead of each removed node, one line of numpy."""
     return [formula(node) for node in removed]
+
+
+@dataclass(frozen=True)
+class OnnxInfo:
+    """What an ONNX file (a stage file, or the user's model) says of itself.
+
+    Attributes:
+        facts: (key, value) pairs.
+        inputs: (name, type, shape) of every input that is no constant.
+        outputs: the same.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    inputs: tuple[tuple[str, str, str], ...]
+    outputs: tuple[tuple[str, str, str], ...]
+
+
+def onnx_info(path: Path) -> OnnxInfo:
+    """Read what an ONNX file declares.
+
+    Raises:
+        ModelError: not ONNX.
+    """
+    proto = read_proto(path)
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in proto.opset_import)
+    producer = f"{proto.producer_name} {proto.producer_version}".strip() or "unknown"
+    facts = (
+        ("file", str(path)),
+        ("producer", producer),
+        ("ir_version", str(proto.ir_version)),
+        ("opset", opsets),
+        ("nodes", str(len(proto.graph.node))),
+        ("constants", str(len(constants))),
+    )
+    inputs = tuple(_declared(v) for v in proto.graph.input if v.name not in constants)
+    return OnnxInfo(facts, inputs, tuple(_declared(v) for v in proto.graph.output))
+
+
+def _declared(value: onnx.ValueInfoProto) -> tuple[str, str, str]:
+    tensor = value.type.tensor_type
+    sizes = [str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim]
+    return value.name, onnx.TensorProto.DataType.Name(tensor.elem_type).lower(), "x".join(sizes)
 
 
 def names_in(path: str | Path) -> tuple[str, ...]:

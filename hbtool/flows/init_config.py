@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hbtool.config.marches import is_target_file
 from hbtool.config.template import EXAMPLE, Extent, template
 from hbtool.errors import UsageError
+from hbtool.flows.named_target import named_target
 from hbtool.flows.quick_config import facts_of
 from hbtool.ir.save import write_text
-from hbtool.target.target import load as load_target
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def init_config(
         ConfigError: there is no such march.
     """
     facts = facts_of(model) if model is not None else EXAMPLE
-    load_target(march)
+    march = named_target(march).march if not is_target_file(march) else march
     beside = (model if model is not None else Path("model.onnx")).with_name("config.yaml")
     path = output if output is not None else beside
     if path.exists() and not force:

@@ -139,7 +139,7 @@ def _layers(model: ir.Model) -> dict[ir.Value, str]:
     """The values to write, each with the layer's name: computed, numeric, and in a quantized model those that stand
     for a float value."""
     quantized = any(meta.float_value(v) for n in model.graph for v in n.outputs)
-    found: dict[ir.Value, str] = {}
+    found: dict[str, ir.Value] = {}
     for node in model.graph:
         for value in node.outputs:
             if not value.name or value.dtype is None or graph.known_shape(value) is None:
@@ -147,10 +147,10 @@ def _layers(model: ir.Model) -> dict[ir.Value, str]:
             stands_for = meta.float_value(value)
             if quantized and stands_for is None and not meta.is_placed(node) and not value.is_graph_output():
                 continue  # a step inside an integer operator
-            found[value] = stands_for or value.name
+            found.setdefault(stands_for or value.name, value)  # an integer and its Dequantize are one layer
     if not found:
         raise ModelError("no layer of the model has a known shape", hint="Name a stage file that makertbin wrote.")
-    return found
+    return {value: layer for layer, value in found.items()}
 
 
 def _real(value: ir.Value, array: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import hbtool.ops  # noqa: F401 - registers the operators
+from hbtool.flows.named_target import named_target
 from hbtool.ops.op import ANY, Family, FloatOp, float_ops
-from hbtool.target.target import load as load_target
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def operator_list(march: str, wanted: Sequence[str] = ()) -> tuple[OperatorRow, 
     Raises:
         ConfigError: there is no such march.
     """
-    family = load_target(march).family
+    family = named_target(march).family
     names = {name.lower() for name in wanted}
     rows = [
         _row(op_type, op, family)

@@ -16,6 +16,7 @@ from hbtool.config.model_section import REMOVABLE
 from hbtool.config.schema import LoadedConfig
 from hbtool.errors import UsageError
 from hbtool.flows.inputs import model_facts
+from hbtool.flows.named_target import named_target
 from hbtool.ir.load import read_proto
 
 
@@ -79,7 +80,7 @@ def _config(
     inputs = [ModelInput(i.name, shapes.get(i.name, i.shape), i.dtype) for i in facts.inputs]
     _refuse_free(inputs)
     kinds = [_image_layout(entry) if images else None for entry in inputs]
-    if march.startswith("nash") and level == "O3":
+    if named_target(march).family == "nash" and level == "O3":
         level = "O2"
     text = yaml.safe_dump(
         {
@@ -101,7 +102,8 @@ def _config(
         },
         sort_keys=False,
     )
-    return parse_config(text, file=str(model))
+    # The text is nobody's file: its lines mean nothing.
+    return replace(parse_config(text, file=str(model)), places={})
 
 
 def _refuse_free(inputs: Sequence[ModelInput]) -> None:

@@ -14,7 +14,8 @@ from hbtool.calibration.similarity import Similarity, similarity
 from hbtool.errors import ArtifactError, DataError
 from hbtool.flows.compile_stage import QUANTIZED_SHA256, removed_nodes
 from hbtool.flows.talk import Quiet, Talk
-from hbtool.ir.load import load_model
+from hbtool.ir import graph
+from hbtool.ir.load import load_model, read_proto
 from hbtool.ir.onnx_session import make_session
 from hbtool.passes.remove_border_nodes import RemovedNode
 from hbtool.runtime.artifact import Artifact, load_artifact
@@ -114,7 +115,7 @@ def verify(
     counts: dict[tuple[str, str], list[float]] = {}
     meters: dict[str, list[Similarity]] = {}
     names = [o.name for o in host.get_outputs()]
-    standard = make_session(quantized_path.read_bytes()) if quantized_path is not None else None
+    standard = _quantized_session(quantized_path, host) if quantized_path is not None else None
     floats = make_session(load_model(float_path)) if float_path is not None else None
     with talk.progress("verifying", len(samples)) as progress:
         for number, feed in enumerate(samples):
@@ -135,6 +136,33 @@ def verify(
         Difference(name, executor, int(c[0]), int(c[1]), float(c[2])) for (name, executor), c in counts.items()
     )
     return VerifyResult(len(samples), rows, {n: min(m, key=lambda s: s.cosine) for n, m in meters.items()})
+
+
+def _quantized_session(path: Path, host: Session) -> onnxruntime.InferenceSession:
+    """The quantized ONNX, if it takes and gives what the artifact does.
+
+    Raises:
+        ModelError: it cannot be read. DataError: it is the quantized form of something else.
+    """
+    session = make_session(read_proto(path))
+    inputs = host.artifact.model.graph.inputs
+    kinds = {graph.value_name(v): str(np.dtype(v.dtype.numpy()).name) for v in inputs if v.dtype is not None}
+    stated = {i.name: i.type for i in session.get_inputs()}
+    missing = [o.name for o in host.get_outputs() if o.name not in {o.name for o in session.get_outputs()}]
+    names = {"float": "float32", "double": "float64"}
+    found = {name: names.get(kind[len("tensor(") : -1], kind[len("tensor(") : -1]) for name, kind in stated.items()}
+    if found != kinds or missing:
+        raise DataError(
+            f"it takes {_listed(found)}, the artifact {_listed(kinds)}"
+            + (f"; it has no output {missing[0]!r}" if missing else ""),
+            where=str(path),
+            hint="Name the quantized ONNX that was written with the artifact.",
+        )
+    return session
+
+
+def _listed(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
 
 
 def run_in_batches(

@@ -16,13 +16,13 @@ from hbtool.quantization.observed import fake_quantizers
 from hbtool.target.target import Target
 from hbtool.target.target import load as load_target
 
-_NEAREST = {"bernoulli": "bernoulli2", "nash-p": "nash-m", "nash-h": "nash-m", "nash-b": "nash-m"}
-"""Marches without figures of their own, and the one of the same family that stands for them."""
+_STANDS_FOR = {"bernoulli": "bernoulli2"}
+"""The march without a target, and the one of the same family that stands for it."""
 
 
 def target_of(march: str) -> Target:
     """The figures of a march."""
-    return load_target(_NEAREST.get(march, march))
+    return load_target(_STANDS_FOR.get(march, march))
 
 
 def ranged_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Model:

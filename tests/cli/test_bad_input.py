@@ -234,6 +234,31 @@ def test_a_config_error_comes_before_calibration(project: Project) -> None:
     assert not (project.folder / "out" / "net_original_float_model.onnx").exists()
 
 
+def test_verify_with_a_file_that_is_no_quantized_form_of_the_artifact(built: Project) -> None:
+    refused(hbtool("verify", built.artifact, "--quantized", "none.onnx", "-q"), 1, "none.onnx", "does not exist")
+    ran = hbtool("verify", built.artifact, "--quantized", built.folder / "net.onnx", "-q")
+    refused(ran, 1, "net.onnx", "takes image (float32), the artifact image (int8)", "written with the artifact")
+
+
+@pytest.mark.parametrize("command", [["init", "{model}"], ["ops"], ["checker", "--model", "{model}"]])
+def test_a_march_that_is_none(project: Project, command: list[str]) -> None:
+    words = [word.format(model=project.folder / "net.onnx") for word in command]
+    refused(hbtool(*words, "--march", "bayes-x"), 2, "'bayes-x' is not a march", "bernoulli2, bayes, bayes-e")
+
+
+def test_a_board_is_read_as_its_march(project: Project) -> None:
+    model = project.folder / "net.onnx"
+    assert hbtool("init", model, "--march", "X5", "-o", project.folder / "x5.yaml").code == 0
+    assert "march: 'bayes-e'" in (project.folder / "x5.yaml").read_text(encoding="utf-8")
+    assert hbtool("checker", "--model", model, "--march", "S100", "-q").code == 0
+
+
+def test_what_checker_refuses_has_no_line_of_a_file_that_does_not_exist(project: Project) -> None:
+    model = project.folder / "net.onnx"
+    ran = hbtool("checker", "--model", model, "--march", "bayes", "--input-shape", "image", "1x3x16", "-q")
+    refused(ran, 2, f"{model}: input_shape: 1x3x16 does not fit the model's 1x3x16x16")
+
+
 def test_a_quantized_model_of_another_build_is_not_compared_by_mistake(project: Project) -> None:
     assert build(project).code == 0
     file = project.folder / "out" / "net_quantized_model.onnx"

@@ -215,3 +215,27 @@ def test_ops_lists_and_explains() -> None:
     assert "kernel height and width between 1 and 7" in hbtool("ops", "--march", "bernoulli2", "conv").out
     assert hbtool("ops", "NoSuchOp").code == 2
     assert hbtool("ops", "--march", "x9").code == 2
+
+
+def test_info_of_a_stage_file(built: Project) -> None:
+    ran = hbtool("info", built.folder / "out" / "net_original_float_model.onnx")
+    assert ran.code == 0, ran.err
+    assert table_rows(ran.out, "Inputs") == [["image", "float", "1x3x16x16"]]
+    assert "opset" in ran.out
+
+
+def test_next_steps_can_be_pasted(built: Project, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    shutil.copytree(built.folder, folder)
+    ran = hbtool("makertbin", "-c", folder / "config.yaml", "-q")
+    assert f"hbtool verify '{folder}/out/net.bin'" in ran.out
+
+
+def test_every_layer_is_dumped_once(built: Project, tmp_path: Path) -> None:
+    stage = built.folder / "out" / "net_quantized_model.onnx"
+    sample = built.folder / "cal_f32" / "0.rgb"
+    line = ["-c", built.config, "--model-file", stage, "--image-file", "image", sample, "--output-dir", tmp_path]
+    assert hbtool("infer", *line).code == 0
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert not [name for name in names if name.endswith("__float.bin")]
+    assert len(names) > 5

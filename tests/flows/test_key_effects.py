@@ -73,7 +73,7 @@ def test_extra_params_take_the_padding_away(build: Build, listening: Listening) 
     sizes = border(dense)
     assert sizes["x_quantized"] == 3 * 8 * 8
     assert sum(sizes.values()) < sum(border(padded).values())
-    assert any("extra_params (other): has no effect" in line for line in listening.lines)
+    assert any("extra_params: other: has no effect" in line for line in listening.lines)
 
 
 def test_extra_params_must_be_true_or_false(build: Build) -> None:
