@@ -264,12 +264,12 @@ class _Attempt:
     def _find_joined_parts(self) -> None:
         """Parts of a join that are not copied lie in its storage: where only rows of that exist, they are loaded."""
         for layer in self.layers:
-            key = self.keys[layer.out]
-            if layer not in self.owner.addresses.joined or key is None or isinstance(key, Storage):
+            key, copied = self.keys[layer.out], self.owner.addresses.joined.get(layer)
+            if not copied or key is None or isinstance(key, Storage):
                 continue
+            rolling = self.rolling[key]
             for position, tensor in layer.computed:
-                if position not in self.owner.addresses.joined[layer]:
-                    rolling = self.rolling[key]
+                if position not in copied:
                     rolling.loaded.add(tensor)
                     rolling.pieces.setdefault(tensor, self._in_key(tensor, whole(tensor.shape), key))
 

@@ -7,6 +7,7 @@ Accumulators are exact integers. Only `requantize` and `weighted_sum` round.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -149,6 +150,21 @@ class IntMath(Protocol):
         """Exact product of accumulators, broadcast."""
 
 
+LARGEST_ELEMENTS = 1 << 31
+"""No feature map comes near; attributes of a damaged file may ask for more, and would get it page by page."""
+
+
+def _bounded(shape: Sequence[int]) -> Sequence[int]:
+    if math.prod(shape) > LARGEST_ELEMENTS:
+        raise ValueError(f"an array of shape {tuple(shape)} is larger than any feature map")
+    return shape
+
+
+def _padded(x: np.ndarray, pads: Sequence[tuple[int, int]], value: int) -> np.ndarray:
+    _bounded([n + before + after for n, (before, after) in zip(x.shape, pads, strict=True)])
+    return np.pad(x, pads, constant_values=value)
+
+
 def _windows(
     x: np.ndarray,
     kernel: Sequence[int],
@@ -160,7 +176,7 @@ def _windows(
     """[..., *out, *kernel] view of all windows over the trailing axes."""
     rank = len(kernel)
     width = [(0, 0)] * (x.ndim - rank) + [(pads[i], pads[rank + i]) for i in range(rank)]
-    x = np.pad(x, width, constant_values=pad_value)
+    x = _padded(x, width, pad_value)
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     axes = tuple(range(x.ndim - rank, x.ndim))
     view = sliding_window_view(x, spans, axis=axes)
@@ -264,12 +280,12 @@ class NumpyMath:
         return np.asarray(view.sum(axis=tuple(range(view.ndim - len(kernel), view.ndim))))
 
     def pad(self, x: np.ndarray, pads: Sequence[tuple[int, int]], value: int) -> np.ndarray:  # noqa: D102
-        return np.pad(x, list(pads), constant_values=value)
+        return _padded(x, list(pads), value)
 
     def spread(self, x: np.ndarray, strides: Sequence[int], value: int) -> np.ndarray:  # noqa: D102
         lead = x.ndim - len(strides)
         shape = [*x.shape[:lead], *((n - 1) * s + 1 for n, s in zip(x.shape[lead:], strides, strict=True))]
-        out = np.full(shape, value, x.dtype)
+        out = np.full(_bounded(shape), value, x.dtype)
         out[(slice(None),) * lead + tuple(slice(None, None, s) for s in strides)] = x
         return out
 

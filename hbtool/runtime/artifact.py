@@ -17,8 +17,9 @@ from hbtool.artifact.pack import select_model
 from hbtool.artifact.program import SegmentProgram
 from hbtool.artifact.program_json import read_program, write_program
 from hbtool.compiler.segments import Segment, split_segments
-from hbtool.errors import ArtifactError, ConfigError
+from hbtool.errors import ArtifactError, ConfigError, HbError
 from hbtool.ir import graph
+from hbtool.runtime.artifact_check import check_graph, check_program, check_proto
 from hbtool.runtime.input_format import InputFormat
 from hbtool.target.target import Target
 from hbtool.target.target import from_json as target_from_json
@@ -103,9 +104,11 @@ def load_artifact(path: str | Path, name: str | None = None) -> Artifact:
         if key.startswith("program/")
     }
     artifact = Artifact(name, march, target, model, programs, inputs, build)
-    expected = {s.name for s in artifact.segments() if s.device == "BPU"}
-    if set(programs) != expected:
+    segments = {s.name: s for s in artifact.segments() if s.device == "BPU"}
+    if set(programs) != set(segments):
         raise ArtifactError("the programs do not match the segments of the graph", where=where, hint="Build it again.")
+    for key, compiled in programs.items():
+        check_program(compiled.program, segments[key], target, where)
     return artifact
 
 
@@ -160,8 +163,11 @@ def _model(tensors: Mapping[str, np.ndarray], shared: Mapping[str, Any], where: 
         proto.ParseFromString(tensors["graph"].tobytes())
         for tensor in proto.graph.initializer:
             tensor.raw_data = _stored(tensor, tensors, shared, where)
-        return ir.from_proto(proto)
-    except ArtifactError:
+        check_proto(proto, where)
+        model = ir.from_proto(proto)
+        check_graph(model, where)
+        return model
+    except HbError:
         raise
     except Exception as error:
         raise ArtifactError(f"the graph cannot be read: {error}", where=where, hint="Build it again.") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from hbtool.compiler.segments import Segment
-from hbtool.errors import DataError, UsageError
+from hbtool.errors import ArtifactError, DataError, HbError, UsageError
 from hbtool.ir import graph, meta
 from hbtool.ir.onnx_session import make_session
 from hbtool.numerics.qtype import QParams
@@ -62,7 +63,8 @@ class Session:
         self.backend = backend
         self._host: onnxruntime.InferenceSession | None = None
         if backend == "host":
-            self._host = make_session(to_standard_onnx(self.artifact.model))
+            with _graph_errors(self.artifact.name):
+                self._host = make_session(to_standard_onnx(self.artifact.model))
 
     def get_inputs(self) -> list[NodeArg]:
         """What the application feeds: images as uint8 in the runtime format, feature maps as they are."""
@@ -91,6 +93,10 @@ class Session:
         return [results[name] for name in wanted]
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with _graph_errors(self.artifact.name):
+            return self._run_backend(feeds)
+
+    def _run_backend(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self._host is not None:
             names = graph_outputs(self.artifact.model)
             return dict(zip(names, (np.asarray(r) for r in self._host.run(None, feeds)), strict=True))
@@ -120,6 +126,18 @@ class Session:
         if isinstance(fed, bytes | bytearray | memoryview):
             return to_graph_tensor(bytes(fed), form)
         return to_graph_tensor(np.asarray(fed), form)
+
+
+@contextmanager
+def _graph_errors(name: str) -> Iterator[None]:
+    """One clear error where a graph passed all checks on loading and still cannot run: a damaged or hostile file."""
+    try:
+        yield
+    except HbError:
+        raise
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise ArtifactError(f"the artifact's graph cannot run: {first}", where=name, hint="Build it again.") from error
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:

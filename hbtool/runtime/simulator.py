@@ -24,6 +24,9 @@ from hbtool.target.target import Target
 
 LARGEST_MEMORY_BYTES = 16 << 30
 
+_KERNEL_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+"""What kernels raise where attributes or operands of a damaged program do not fit."""
+
 
 @dataclass(frozen=True)
 class Simulation:
@@ -192,7 +195,7 @@ class _Machine:
             )
         try:
             result = op.kernel(NumpyMath(), _attributes(op, instruction.attributes), *inputs)
-        except (ValueError, TypeError, IndexError, MemoryError, AttributeError, OverflowError) as error:
+        except _KERNEL_ERRORS as error:
             raise ArtifactError(f"its operands or attributes do not fit: {error}", where=place) from error
         results = result if isinstance(result, tuple) else (result,)
         if len(results) != len(instruction.outputs):
