@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbtool.calibration.input_spec import InputSpec
-from hbtool.calibration.sample_files import check_sample, npy_type, read_sample, sample_files
+from hbtool.calibration.sample_files import (
+    check_sample,
+    fitting_dtype,
+    npy_type,
+    read_sample,
+    sample_files,
+    stored_type,
+)
 from hbtool.errors import DataError
 from hbtool.numerics.color import check_even, to_runtime_128
 
@@ -102,7 +109,7 @@ class FolderDataset:
     def description(self) -> tuple[FirstFile, ...]:
         """For the log: the first file of every input with its md5."""
         return tuple(
-            FirstFile(s.name, self._files[s.name][0], _md5(self._files[s.name][0]), self._count, s.shape)
+            FirstFile(s.name, first := self._files[s.name][0], _md5(first), self._count, s.shape, stored_type(first, s))
             for s in self.specs
             if self._count
         )
@@ -110,13 +117,14 @@ class FolderDataset:
 
 @dataclass(frozen=True)
 class FirstFile:
-    """The first sample file of an input, as the log names it."""
+    """The first sample file of an input, as the log names it; `dtype` is what the file holds, or `picture`."""
 
     input_name: str
     path: Path
     md5: str
     samples: int
     shape: tuple[int, ...]
+    dtype: str
 
 
 class RandomDataset:
@@ -192,10 +200,11 @@ def type_remarks(spec: InputSpec, first: Path) -> Iterator[str]:
                 "files carry their own type, which counts."
             )
         return
-    if folder.name.endswith("_f32") != (spec.cal_data_type == "float32"):
+    found = fitting_dtype(first.stat().st_size, spec)
+    if found is not None and found != spec.raw_dtype:
         yield (
-            f"input {spec.name!r}: cal_data_type {spec.cal_data_type} counts, although the name of the folder "
-            f"{folder.name!r} stands for {'float32' if folder.name.endswith('_f32') else 'uint8'}."
+            f"input {spec.name!r}: {first.name} has the size of {found.name}, and no cal_data_type is given: raw files "
+            f"of that size are read as {found.name}. Write cal_data_type: {found.name}."
         )
 
 

@@ -11,6 +11,8 @@ from numpy.typing import DTypeLike
 from hbtool.errors import DataError
 from hbtool.numerics.color import CHANNELS
 
+OPEN_DTYPES = ("float32", "uint8")
+"""What a raw file may be where nobody says what it is."""
 RAW_DTYPES = ("float32", "uint8", "int32", "int16", "int8", "int64")
 """Types of raw sample files."""
 
@@ -33,7 +35,8 @@ class InputSpec:
         cal_data_dir: the folder of samples, None for random data.
         cal_data_type: dtype of raw files; None: float32 where the folder's name ends in `_f32`, else uint8.
         preprocess_on: whether the files are pictures to decode and resize.
-        type_stated: whether the user wrote `cal_data_type`, so that other .npy files are a contradiction.
+        type_stated: whether the user wrote `cal_data_type`: then other .npy files are a contradiction, a raw file of
+            another size is an error; else raw files are read as uint8 or float32, whichever has their size.
     """
 
     name: str
@@ -47,7 +50,7 @@ class InputSpec:
     cal_data_dir: Path | None = None
     cal_data_type: str | None = None
     preprocess_on: bool = False
-    type_stated: bool = False
+    type_stated: bool = True
 
     def __post_init__(self) -> None:
         if not self.is_image:

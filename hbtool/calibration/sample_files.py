@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from hbtool.calibration.input_spec import RAW_DTYPES, InputSpec
+from hbtool.calibration.input_spec import OPEN_DTYPES, RAW_DTYPES, InputSpec
 from hbtool.errors import DataError
 from hbtool.numerics.color import rgb_to_yuv444
 
@@ -58,12 +58,27 @@ def read_sample(path: Path, spec: InputSpec) -> NDArray[np.generic]:
     return array
 
 
+def fitting_dtype(size: int, spec: InputSpec) -> np.dtype[np.generic] | None:
+    """What a raw file of `size` bytes is read as: the stated or expected dtype, or the one its size fits."""
+    others = () if spec.type_stated else OPEN_DTYPES
+    kinds = [spec.raw_dtype, *(np.dtype(name) for name in others)]
+    return next((kind for kind in kinds if size == math.prod(spec.shape) * kind.itemsize), None)
+
+
 def npy_type(path: Path) -> str | None:
     """The dtype of an .npy file (which is told by its content); None for any other file."""
     with path.open("rb") as stream:
         if stream.read(len(_NPY_MAGIC)) != _NPY_MAGIC:
             return None
     return str(np.load(path, mmap_mode="r", allow_pickle=False).dtype.name)
+
+
+def stored_type(path: Path, spec: InputSpec) -> str:
+    """What a sample file holds: a dtype, or `picture`."""
+    if spec.preprocess_on:
+        return "picture"
+    found = fitting_dtype(path.stat().st_size, spec)
+    return npy_type(path) or str((found if found is not None else spec.raw_dtype).name)
 
 
 def check_sample(path: Path, spec: InputSpec) -> None:
@@ -78,7 +93,7 @@ def check_sample(path: Path, spec: InputSpec) -> None:
                 return
         with path.open("rb") as stream:
             is_npy = stream.read(len(_NPY_MAGIC)) == _NPY_MAGIC
-        fits = path.stat().st_size == math.prod(spec.shape) * spec.raw_dtype.itemsize
+        fits = fitting_dtype(path.stat().st_size, spec) is not None
     except (UnidentifiedImageError, OSError):
         read_sample(path, spec)
         return
@@ -135,14 +150,15 @@ def _npy(path: Path, spec: InputSpec, *, header_only: bool = False) -> NDArray[n
 def _raw(path: Path, data: bytes, spec: InputSpec) -> NDArray[np.generic]:
     elements = math.prod(spec.shape)
     dtype = spec.raw_dtype
-    if len(data) != elements * dtype.itemsize:
+    found = fitting_dtype(len(data), spec)
+    if found is None:
         raise DataError(
             f"found {len(data)} bytes, expected {elements * dtype.itemsize} "
             f"({'x'.join(map(str, spec.shape))} of {dtype.name}) for input {spec.name!r}",
             where=str(path),
             hint=_size_hint(data, elements, dtype),
         )
-    return np.frombuffer(data, dtype).reshape(spec.shape)
+    return np.frombuffer(data, found).reshape(spec.shape)
 
 
 def _size_hint(data: bytes, elements: int, dtype: np.dtype[np.generic]) -> str:

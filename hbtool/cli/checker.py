@@ -36,6 +36,12 @@ def command(
 
     With --config the table is the one makertbin will print, because preprocessing, node_info and the other keys take
     part. With --model and --march every input is a feature map and nothing else is asked for.
+
+    \b
+    Examples:
+      hbtool checker -c config.yaml
+      hbtool checker --model-type onnx --march bayes-e --model net.onnx
+      hbtool checker --march bernoulli2 --model net.onnx --input-shape data 1x3x224x224
     """
     only_onnx(model_type, proto)
     talk = ConsoleTalk(quiet)

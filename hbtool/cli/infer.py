@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 @click.argument("artifact", type=click.Path(path_type=Path), required=False)
 @click.option("-i", "--input", "inputs", multiple=True, metavar="[NAME=]FILE", help="Repeat per input.")
 @click.option("-o", "--output-dir", type=click.Path(file_okay=False, path_type=Path), help="Where results are written.")
-@click.option("--backend", type=click.Choice(["host", "sim", "reference"]), default="host", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["host", "sim", "reference"]),
+    default="host",
+    show_default=True,
+    help="At full speed, instruction by instruction, or by the operators' definitions: the same bits.",
+)
 @name_option
 @click.option(
     "-c", "--config", type=click.Path(path_type=Path), help="Stage files: the config.yaml they were made with."
@@ -48,6 +54,12 @@ def command(
     ARTIFACT takes .npy, .npz, images, or raw bytes in the runtime format (nv12 bytes for a camera). A stage file
     (--model-file original_float, optimized_float, calibrated or quantized ONNX, with --config) takes files as
     calibration does and writes one <layer>_float.bin per layer to --output-dir.
+
+    \b
+    Examples:
+      hbtool infer model.bin --input photo.jpg
+      hbtool infer model.bin --input image=frame.nv12 --input speed=speed.npy -o results
+      hbtool infer -c config.yaml --model-file net_quantized_model.onnx --image-file data 0.rgb --output-dir layers
     """
     only_onnx(model_type)
     if model_file is None:

@@ -21,6 +21,12 @@ def command(artifact: Path, name: str | None, as_json: bool, quiet: bool) -> Non
 
     Of a packed file all models are printed, or the one that --name chooses. Of an .onnx file: its opset, inputs and
     outputs.
+
+    \b
+    Examples:
+      hbtool info model_output/net.bin
+      hbtool info packed.bin -m net
+      hbtool info model_output/net_quantized_model.onnx
     """
     from hbtool.flows.info import info, names_in, onnx_info
 

@@ -43,6 +43,12 @@ def command(
     Writes the stage files (original_float, optimized_float, calibrated, quantized), the artifact PREFIX.bin, a log and
     run.json into working_dir. With --fast-perf no data are needed: everything the BPU can run goes there, removable
     head and tail nodes go, random data calibrate; the result (in model_output) is for timing, not for accuracy.
+
+    \b
+    Examples:
+      hbtool makertbin -c config.yaml --model-type onnx
+      hbtool makertbin --fast-perf --model net.onnx --march bayes-e
+      hbtool makertbin --fast-perf --model net.onnx --march nash-e --input-shape data 1x3x224x224
     """
     only_onnx(model_type, proto)
     loaded = _load(config, fast_perf, model, march, input_shape, strict)

@@ -30,6 +30,12 @@ def command(
 
     Removable are Quantize, Transpose, Cast and Reshape at an input, Dequantize, Transpose, Cast, Reshape and Softmax at
     an output. The application then does their work; what it has to do is printed, with all scales.
+
+    \b
+    Examples:
+      hbtool modify net.bin
+      hbtool modify net.bin -a Dequantize -o bare.bin
+      hbtool modify net.bin -r softmax -r z_HzDequantize
     """
     from hbtool.flows.info import formulas
     from hbtool.flows.modify import modify, removable_nodes

@@ -17,6 +17,10 @@ def command(artifacts: tuple[Path, ...], output: Path, as_json: bool, quiet: boo
     """Put several ARTIFACTS into one file; the runtime then chooses a model by its name.
 
     Files that are packed already are refused.
+
+    \b
+    Examples:
+      hbtool pack detect.bin classify.bin -o both.bin
     """
     from hbtool.flows.pack import pack_artifacts
 

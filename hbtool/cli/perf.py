@@ -44,6 +44,11 @@ def command(
 
     Writes a page (.html, works offline), the structure as .svg and .png, a Perfetto trace, one .json per BPU segment.
     The numbers come from hbtool's documented model of the BPU, not from the vendor's compiler or a board.
+
+    \b
+    Examples:
+      hbtool perf model_output/net.bin
+      hbtool perf packed.bin -m net -o reports
     """
     from hbtool.flows.perf import perf
 

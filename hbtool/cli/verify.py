@@ -37,6 +37,12 @@ def command(
 
     Compares, element by element and for every output, the host runtime with the quantized ONNX in stock onnxruntime and
     with the simulator that runs the compiled program instruction by instruction. Exit code 1 on any difference.
+
+    \b
+    Examples:
+      hbtool verify model_output/net.bin
+      hbtool verify net.bin --input photo.jpg --reference
+      hbtool verify net.bin --quantized elsewhere/net_quantized_model.onnx
     """
     from hbtool.flows.infer import read_feeds
     from hbtool.flows.verify import verify

@@ -54,7 +54,8 @@ class CalibrationParameters(Section):
         Key(
             parts_of(DATA_TYPES, _DATA_ALIASES),
             "Number type of the raw sample files; .npy files carry their own. Absent: float32 for a folder whose name "
-            "ends in _f32 and for featuremap inputs, else uint8 (nash: float32). The key wins over the folder's name.",
+            "ends in _f32 and for featuremap inputs, else uint8 (nash: float32), or the one of the two that the file's "
+            "size fits, with a warning. The key wins over the folder's name.",
             default_text="from the folder's name",
             per_input=True,
         ),

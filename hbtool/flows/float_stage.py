@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -117,6 +117,7 @@ def prepare_float(
     samples = open_dataset(specs, random)
     if check_data:
         _check_data(samples, talk)
+    check = _with_stored_types(check, samples)
     _tell_inputs(check.inputs, samples, talk)
     original = model.clone()
     if trained:
@@ -155,6 +156,15 @@ def _check_data(samples: Dataset, talk: Talk) -> None:
             talk.warn(remark)
 
 
+def _with_stored_types(check: ModelCheck, samples: Dataset) -> ModelCheck:
+    """The inputs with the type that their sample files turned out to hold."""
+    if not isinstance(samples, FolderDataset):
+        return check
+    stored = {file.input_name: file.dtype for file in samples.description()}
+    inputs = tuple(replace(i, cal_data_type=stored.get(i.name, i.cal_data_type)) for i in check.inputs)
+    return replace(check, inputs=inputs)
+
+
 def _tell_inputs(inputs: Sequence[InputConfig], samples: Dataset, talk: Talk) -> None:
     """One line per input, before anything long starts: what was understood of it, and its first sample."""
     files = {f.input_name: f for f in samples.description()} if isinstance(samples, FolderDataset) else {}
@@ -170,7 +180,7 @@ def _tell_inputs(inputs: Sequence[InputConfig], samples: Dataset, talk: Talk) ->
         talk.info(line)
         if (first := files.get(config.name)) is not None:
             talk.info(
-                f"  {first.samples} samples ({config.cal_data_type}) in {first.path.parent}, first {first.path.name} "
+                f"  {first.samples} samples ({first.dtype}) in {first.path.parent}, first {first.path.name} "
                 f"(md5 {first.md5})"
             )
     if not files:

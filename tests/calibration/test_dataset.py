@@ -196,10 +196,24 @@ def test_normalized_data_and_contradicting_types_are_remarked(tmp_path: Path) ->
     remarks = FolderDataset([image_spec(named)]).remarks()
     assert len(remarks) == 1
     assert "already normalized" in remarks[0]
-    pixels().tofile(named / "a")
-    remarks = FolderDataset([image_spec(named, cal_data_type="uint8")]).remarks()
-    assert len(remarks) == 1
-    assert "stands for float32" in remarks[0]
+    np.save(named / "a", pixels())
+    (named / "a").unlink()
+    (remark,) = FolderDataset([image_spec(named, cal_data_type="float32")]).remarks()
+    assert "a.npy holds uint8, cal_data_type says float32" in remark
+
+
+@pytest.mark.parametrize(("expected", "held"), [("uint8", np.float32), ("float32", np.uint8)])
+def test_a_raw_type_that_nobody_stated_is_told_by_the_size(folder: Path, expected: str, held: type) -> None:
+    for seed in range(2):
+        pixels(seed).astype(held).tofile(folder / f"{seed}.rgb")
+    spec = image_spec(folder, cal_data_type=expected, type_stated=False)
+    data = FolderDataset([spec])
+    np.testing.assert_array_equal(data[1]["x"], pixels(1).astype(np.float32) - 128)
+    (remark,) = data.remarks()
+    assert f"0.rgb has the size of {np.dtype(held).name}" in remark
+    assert data.description()[0].dtype == np.dtype(held).name
+    with pytest.raises(DataError, match="expected"):
+        FolderDataset([image_spec(folder, cal_data_type=expected)]).check()
 
 
 def test_description_names_the_first_file(folder: Path) -> None:

@@ -239,3 +239,14 @@ def test_every_layer_is_dumped_once(built: Project, tmp_path: Path) -> None:
     names = sorted(path.name for path in tmp_path.iterdir())
     assert not [name for name in names if name.endswith("__float.bin")]
     assert len(names) > 5
+
+
+def test_samples_whose_type_nobody_stated_are_read_by_their_size(project: Project) -> None:
+    (project.folder / "cal_f32").rename(project.folder / "samples")
+    project.replace("cal_data_dir: ./cal_f32\n  cal_data_type: float32", "cal_data_dir: ./samples")
+    ran = hbtool("makertbin", "-c", project.config)
+    assert ran.code == 0, ran.err
+    assert "0.rgb has the size of float32, and no cal_data_type is given" in ran.err
+    (row,) = table_rows(ran.out, "Inputs as they were understood")
+    assert row[-1] == "float32"
+    assert "3 samples (float32)" in ran.err
