@@ -42,6 +42,8 @@ def read_node_info(item: Item, context: ReadContext) -> tuple[NodeSetting, ...]:
         context.note(f"the placeholder {placeholder} is left out.", "placeholder", hint=hint, place=item.place)
         return ()
     found = mapping(item, context)
+    if found is None and isinstance(item, ScalarItem) and item.text.strip().endswith((".json", ".yaml", ".yml")):
+        found = read_json_file(item.text.strip(), context)
     if found is None:
         if isinstance(item, ListItem):
             text = ";".join(scalar(child, context) for child in item.items)
@@ -168,7 +170,7 @@ def read_json_file(text: str, context: ReadContext) -> MapItem:
     except yaml.YAMLError:
         raise ConfigError("not valid JSON.", where=text, hint="Correct the file.") from None
     if not isinstance(inner, MapItem):
-        raise ConfigError("the file holds no dict.", where=text, hint='Write {"model_config": {...}}.')
+        raise ConfigError("the file holds no dict.", where=text, hint='Write {"name": {...}}.')
     return inner
 
 

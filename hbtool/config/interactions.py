@@ -83,7 +83,7 @@ def _settle_model(group: _Group) -> None:
             values.pop(key, None)
     _check_model_given(group)
     for key, suffix in _MODEL_SUFFIX.items():
-        if values.get(key) and not values[key].lower().endswith(suffix):
+        if values.get(key) and not find_placeholder(values[key]) and not values[key].lower().endswith(suffix):
             raise group.error(key, f"{values[key]!r} does not end in {suffix}.", f"Name a {suffix} file.")
     prefix = values.get("output_model_file_prefix")
     if prefix is None and group.given("output_model_file_prefix"):

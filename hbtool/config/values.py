@@ -27,8 +27,8 @@ class BadValueError(ValueError):
 
 
 def clean(text: str) -> str:
-    """Text without surrounding blanks and stray (also typographic) quotes."""
-    return text.strip().strip(_QUOTES).strip()
+    """Text without surrounding blanks, stray (also typographic) quotes and a `;` that ends a list of one."""
+    return text.strip().rstrip(";").strip().strip(_QUOTES).strip().rstrip(";").rstrip()
 
 
 def says_nothing(text: str) -> bool:
@@ -103,7 +103,7 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 def parse_shape(text: str) -> tuple[int, ...]:
     """`1x3x224x224` (also `1,3,224,224`, `[1, 3, 224, 224]`, `1*3*224*224`) → (1, 3, 224, 224), all positive."""
-    body = clean(text.translate(_FULL_WIDTH)).strip("[]()").strip()
+    body = clean(text.translate(_FULL_WIDTH)).strip("[](),").strip()
     words = [word for word in re.split(r"\s*[xX*,]\s*|\s+", body)]
     hint = "Write the sizes as in 1x3x224x224."
     sizes: list[int] = []

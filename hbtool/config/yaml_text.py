@@ -19,7 +19,7 @@ from hbtool.errors import ConfigError
 MAX_FILE_BYTES = 8 << 20
 _ODD_BLANKS = {"\u00a0": " ", "\u3000": " ", "\u2003": " ", "\u2002": " ", "\u200b": ""}
 _PLACEHOLDER = re.compile(
-    r"@[A-Za-z_][\w.-]*@|\$\{[^}]*\}|\{\{[^}]*\}\}|<[A-Za-z_][^<>]*>|\*{3,}|^[xX]{3,}$|^\{[^{}]*\}$"
+    r"@[A-Za-z_][\w.-]*@|^\$[A-Za-z_]\w*|\$\{[^}]*\}|\{\{[^}]*\}\}|<[A-Za-z_][^<>]*>|\*{3,}|^[xX]{3,}$|^\{[^{}]*\}$"
 )
 
 
@@ -190,6 +190,8 @@ def _hint(content: str, problem: str) -> str:
         return "Check the indentation, that a blank follows the colon, and that quotes are closed."
     if "cannot start any token" in problem or re.search(r":\s*[*&]", content):
         return "Put the value in quotes."
+    if "unknown escape" in problem:
+        return "Between double quotes a backslash escapes: use single quotes, or / in paths."
     if "single document" in problem:
         return "Keep one configuration per file."
     return "Correct the line; values are written key: 'value'."

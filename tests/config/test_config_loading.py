@@ -40,6 +40,39 @@ def test_loud_notes_are_errors_when_strict(load: Load, changes: dict[str, str], 
     assert caught.value.where == f"c.yaml:{line}"
 
 
+@pytest.mark.parametrize(
+    ("changes", "section", "key", "value"),
+    [
+        ({"model__onnx_model": "'net.onnx;'"}, "model_parameters", "onnx_model", "net.onnx"),
+        ({"model__march": "'bayes-e;'"}, "model_parameters", "march", "bayes-e"),
+        ({"model__march": "Journey 5"}, "model_parameters", "march", "bayes"),
+        ({"model__march": "RDK S600"}, "model_parameters", "march", "nash-p"),
+        ({"compiler__debug": "'True;'"}, "compiler_parameters", "debug", True),
+        ({"compiler__jobs": "'4;'"}, "compiler_parameters", "jobs", 4),
+        ({"input__input_shape": "'1x3x8x8,'"}, "input_parameters", "input_shape", ((1, 3, 8, 8),)),
+        ({"model__onnx_model": "'${ONNX}'"}, "model_parameters", "onnx_model", "${ONNX}"),
+        ({"model__onnx_model": "$WORK/net.onnx"}, "model_parameters", "onnx_model", "$WORK/net.onnx"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_a_person_reads(load: Load, changes: dict[str, str], section: str, key: str, value: object) -> None:
+    assert getattr(getattr(load(**changes), section), key) == value
+
+
+def test_a_placeholder_for_the_model_is_loud(load: Load) -> None:
+    (note,) = [note for note in load(model__onnx_model="'${ONNX}'").warnings if note.loud]
+    assert "'${ONNX}' is a placeholder" in note.message
+
+
+def test_node_info_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "nodes.json").write_text('{"conv1": {"ON": "BPU", "InputType": "int16"}}', encoding="utf-8")
+    text = config_text(model__node_info="./nodes.json")
+    (setting,) = parse_config(text, folder=tmp_path).model_parameters.node_info
+    assert (setting.node, setting.device, setting.input_type) == ("conv1", "BPU", "int16")
+    with pytest.raises(ConfigError, match=r"node_info: cannot read the file './none.json'"):
+        parse_config(config_text(model__node_info="./none.json"), folder=tmp_path)
+
+
 def test_a_plain_file_has_no_notes(load: Load) -> None:
     assert load().warnings == ()
     assert load(strict=True).config == load().config
