@@ -6,7 +6,7 @@ Nothing outside the file, nothing undefined, no absurd size, and programs that b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 import onnx_ir as ir
@@ -28,18 +28,29 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
     Raises:
         ArtifactError: what is wrong.
     """
-    if proto.functions:
-        raise ArtifactError("the graph defines functions of its own", where=where)
     _check_scope(proto.graph, frozenset(), where)
+    for function in proto.functions:
+        known = _check_nodes(function.node, set(function.input), where)
+        _check_outputs(function.output, known, where)
 
 
 def _check_scope(part: onnx.GraphProto, outside: frozenset[str], where: str) -> None:
     if part.sparse_initializer:
         raise ArtifactError("the graph has sparse constants", where=where)
-    known = {*outside, *(v.name for v in part.input), *(t.name for t in part.initializer)}
     for tensor in part.initializer:
         _check_inside(tensor, where)
-    for node in part.node:
+    known = {*outside, *(v.name for v in part.input), *(t.name for t in part.initializer)}
+    _check_outputs([v.name for v in part.output], _check_nodes(part.node, known, where), where)
+
+
+def _check_outputs(names: Iterable[str], known: set[str], where: str) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise ArtifactError(f"nothing gives the output {unknown[0]!r}", where=where)
+
+
+def _check_nodes(nodes: Iterable[onnx.NodeProto], known: set[str], where: str) -> set[str]:
+    """Nodes in order, each reading what is known by then; returns what is known in the end."""
+    for node in nodes:
         if unknown := [name for name in node.input if name and name not in known]:
             raise ArtifactError(f"node {node.name!r} reads {unknown[0]!r}, which nothing before it gives", where=where)
         for attribute in node.attribute:
@@ -48,8 +59,7 @@ def _check_scope(part: onnx.GraphProto, outside: frozenset[str], where: str) -> 
             for inner in (attribute.g, *attribute.graphs):
                 _check_scope(inner, frozenset(known), where)
         known |= set(node.output)
-    if unknown := [v.name for v in part.output if v.name not in known]:
-        raise ArtifactError(f"nothing gives the output {unknown[0]!r}", where=where)
+    return known
 
 
 def _check_inside(tensor: onnx.TensorProto, where: str) -> None:
