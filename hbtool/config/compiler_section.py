@@ -61,8 +61,9 @@ class CompilerParameters(Section):
         dict[str, str],
         Key(
             SOURCES,
-            "Where each input comes from. pyramid and resizer: nv12 and gray only; ddr: everything but nv12. resizer "
-            "needs height·width below 18432 and no layer_out_dump.",
+            "Where each input comes from. pyramid and resizer: nv12 and gray only; ddr: everything but nv12. resizer: "
+            "the application may feed a picture of any size, which is resized; it needs height·width below 18432 and "
+            "no layer_out_dump.",
             default_text="nv12, gray: pyramid; others: ddr",
         ),
     ] = Field(default_factory=dict)

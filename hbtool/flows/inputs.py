@@ -110,6 +110,7 @@ def input_formats(model: ir.Model, configs: Sequence[InputConfig]) -> tuple[Inpu
                 config.space_and_range,
                 dtype,
                 config.separate,
+                config.source,
             )
         )
     return tuple(formats)

@@ -183,6 +183,7 @@ def _input_to_json(form: InputFormat) -> dict[str, Any]:
         "space_and_range": form.space_and_range,
         "dtype": np.dtype(form.dtype).name,
         "separate": form.separate,
+        "source": form.source,
     }
 
 
@@ -196,6 +197,7 @@ def _input_from_json(entry: Mapping[str, Any]) -> InputFormat:
         str(entry["space_and_range"]),
         np.dtype(str(entry["dtype"])),
         bool(entry["separate"]),
+        str(entry["source"]),
     )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from hbtool.errors import DataError
 from hbtool.numerics.color import CHANNELS, nv12_from_yuv444, rgb_to_yuv444, to_bytes, yuv444_from_nv12
+from hbtool.runtime.resizer import resize_nv12, resize_plane
 
 Array = NDArray[np.generic]
 
@@ -38,6 +39,7 @@ class InputFormat:
         space_and_range: regular or bt601_video, for nv12 and yuv444.
         dtype: dtype of a featuremap.
         separate: the images of the batch are fed one by one, each as an input of its own (`parts`).
+        source: ddr, pyramid or resizer; with resizer a picture of another size is brought to the input's.
     """
 
     name: str
@@ -48,6 +50,7 @@ class InputFormat:
     space_and_range: str = "regular"
     dtype: DTypeLike = np.float32
     separate: bool = False
+    source: str = "ddr"
 
     @property
     def parts(self) -> tuple[InputFormat, ...]:
@@ -162,6 +165,8 @@ def from_rgb(rgb: NDArray[np.uint8], form: InputFormat) -> NDArray[np.uint8]:
 def _fed_array(fed: Array | bytes, form: InputFormat) -> Array:
     """The fed data as an array of the expected shape and dtype."""
     where = f"input {form.name!r}"
+    if form.source == "resizer" and isinstance(fed, np.ndarray) and fed.dtype == np.uint8 and fed.ndim > 1:
+        fed = _to_size(fed.view(np.uint8), form)
     if isinstance(fed, (bytes, bytearray, memoryview)):
         if len(fed) != form.fed_bytes:
             raise DataError(
@@ -182,6 +187,21 @@ def _fed_array(fed: Array | bytes, form: InputFormat) -> Array:
             f"found shape {list(fed.shape)}, expected {_described(form)}", where=where, hint=_shape_hint(fed, form)
         )
     return fed.reshape(shape)
+
+
+def _to_size(fed: NDArray[np.uint8], form: InputFormat) -> Array:
+    """A picture of any size at the size of the input."""
+    _, _, height, width = form.nchw
+    if 0 in fed.shape:
+        return fed
+    if form.type_rt == "nv12":
+        same = fed.shape[-2:] == form.fed_shape[-2:]
+        return fed if same else resize_nv12(fed, height, width)
+    if form.type_rt != "gray" or fed.ndim < 3:
+        return fed
+    if form.layout_rt == "NHWC":
+        return resize_plane(fed, height, width)
+    return resize_plane(fed[..., None], height, width)[..., 0]
 
 
 def _described(form: InputFormat) -> str:

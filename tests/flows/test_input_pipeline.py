@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hbtool.config import parse_config
+from hbtool.errors import DataError
 from hbtool.flows.makertbin import BuildResult, makertbin
 from hbtool.flows.verify import verify
 from hbtool.runtime import Session
@@ -199,3 +200,51 @@ def test_colours_that_4_2_0_mixes_leave_the_cube_and_are_not_clipped(tmp_path: P
     values = [(y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u) for y in luma.values()]
     threshold = next(row.threshold for row in result.nodes if row.node == "conv")
     assert threshold == pytest.approx(np.abs(values).max() / 255, rel=0.01)
+
+
+RESIZER = """
+model_parameters: {{onnx_model: net.onnx, march: bayes-e, working_dir: out}}
+input_parameters:
+  {{input_type_train: {train}, input_type_rt: {rt}, input_layout_train: NCHW, input_layout_rt: {layout}}}
+calibration_parameters: {{calibration_type: skip}}
+compiler_parameters: {{input_source: {{x: resizer}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("train", "rt", "layout"), [("rgb", "nv12", "NHWC"), ("gray", "gray", "NCHW"), ("gray", "gray", "NHWC")]
+)
+def test_resizer_takes_a_picture_of_another_size(train: str, rt: str, layout: str, tmp_path: Path) -> None:
+    save_net(tmp_path / "net.onnx", 1 if train == "gray" else 3, "NCHW")
+    result = makertbin(parse_config(RESIZER.format(train=train, rt=rt, layout=layout), folder=tmp_path))
+    session = Session(result.artifact_path)
+    small = fed(picture(3), rt, layout, "regular")
+    twice = picture(3).repeat(2, axis=1).repeat(2, axis=2)
+    large = fed_of(twice, rt, layout)
+    assert large.size == 4 * small.size
+    (a,), (b,) = session.run(None, {"x": small}), session.run(None, {"x": large})
+    np.testing.assert_allclose(a, b, atol=0.02 * np.abs(a).max())
+    assert verify(result.artifact_path).passed
+    with pytest.raises(DataError, match="found float32"):
+        session.run(None, {"x": large.astype(np.float32)})
+    if rt == "nv12":
+        with pytest.raises(DataError, match="25x24 is no NV12 picture"):
+            session.run(None, {"x": np.zeros((1, 25, 24), np.uint8)})
+
+
+def test_only_the_resizer_takes_another_size(tmp_path: Path) -> None:
+    save_net(tmp_path / "net.onnx", 3, "NCHW")
+    text = RESIZER.format(train="rgb", rt="nv12", layout="NHWC").replace("x: resizer", "x: pyramid")
+    session = Session(makertbin(parse_config(text, folder=tmp_path)).artifact_path)
+    with pytest.raises(DataError, match="found shape"):
+        session.run(None, {"x": np.zeros((1, 24, 24), np.uint8)})
+
+
+def fed_of(rgb: np.ndarray, rt: str, layout: str) -> np.ndarray:
+    """`fed` of a picture of any size."""
+    y, u, v = yuv_of(rgb, "regular")
+    height, width = y.shape
+    if rt == "gray":
+        return byte(y)[None, :, :, None] if layout == "NHWC" else byte(y)[None, None]
+    quarter = [p.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3)) for p in (u, v)]
+    return np.concatenate([byte(y), byte(np.stack(quarter, -1).reshape(height // 2, width))])[None]
