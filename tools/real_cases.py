@@ -35,8 +35,6 @@ class Case:
         cosine: smallest allowed cosine of any output to the float model; None: not asked for.
         shapes: input shapes where the file leaves them open.
         picture: the graph takes pictures: (type, mean, std) that the configuration builds into it.
-        settings: calibration parameters of the configuration. Where they are not `default`, default lost more than a
-            point and these were chosen among the methods by the evaluated samples, as `hbtool tune` would.
         split: which samples calibrate and which are evaluated, in words.
     """
 
@@ -49,7 +47,6 @@ class Case:
     cosine: float | None = None
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     picture: tuple[str, Sequence[float], Sequence[float]] | None = None
-    settings: dict[str, str] = field(default_factory=lambda: {"calibration_type": "default"})
 
 
 def accuracy(name: str, samples: Sequence[np.ndarray], labels: Sequence[int]) -> Callable[[Run], dict[str, float]]:
@@ -162,9 +159,7 @@ def plates(root: Path, full: bool) -> Case:
 
     calibration = [{"input": read(r)} for r in rows[::5]]
     split = f"{len(calibration)} / {len(held)} plates"
-    settings = {"calibration_type": "percentile", "max_percentile": "0.99999"}
-    settings["optimization"] = "asymmetric,bias_correction"
-    return Case("lprnet", folder / "lprnet.onnx", calibration, evaluate, 1.0, split, settings=settings)
+    return Case("lprnet", folder / "lprnet.onnx", calibration, evaluate, 1.0, split)
 
 
 def nanodet(root: Path, full: bool) -> Case:
@@ -203,8 +198,7 @@ def nanodet(root: Path, full: bool) -> Case:
 
     calibration = [{"input.1": read(p)} for p in sorted((folder / "calib").glob("*.jpg"))]
     split = f"{len(calibration)} / {len(truth['images'])} images"
-    settings = {"calibration_type": "max", "optimization": "asymmetric"}
-    return Case("nanodet", folder / "nanodet_m_320.onnx", calibration, evaluate, 1.0, split, settings=settings)
+    return Case("nanodet", folder / "nanodet_m_320.onnx", calibration, evaluate, 1.0, split)
 
 
 def face(root: Path, full: bool, file: str = "version-RFB-320.onnx") -> Case:
@@ -259,7 +253,6 @@ def ocr_cls(root: Path, full: bool) -> Case:
         1.0,
         f"{len(calibration)} / {len(held)} lines",
         shapes={"x": (1, 3, 48, 192)},
-        settings={"calibration_type": "percentile", "optimization": "asymmetric,bias_correction"},
     )
 
 

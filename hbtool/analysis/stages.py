@@ -11,7 +11,7 @@ import onnx_ir as ir
 from hbtool.analysis.metrics import Measures, measure
 from hbtool.analysis.readout import Arrays, Readout
 from hbtool.calibration.instrument import Sample
-from hbtool.calibration.search import as_graph_input
+from hbtool.calibration.scorer import as_graph_input
 from hbtool.ir import graph, meta
 from hbtool.numerics import qtype
 from hbtool.runtime.probe import probe

@@ -6,7 +6,7 @@ stays what it was, and its two threads do the work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +46,7 @@ class Instrument:
         self._values = float_values(model)
         self._names = _Names(self._proto.graph)
         self._own_outputs = [o.name for o in self._proto.graph.output]
+        self._nodes = {n.name: n for n in self._proto.graph.node}
         self._opset = next(o.version for o in self._proto.opset_import if o.domain in ("", "ai.onnx"))
         if not keep_outputs:
             del self._proto.graph.output[:]
@@ -120,16 +121,92 @@ class Instrument:
         bounds = [start, end, self.constant(np.array([1])), self.constant(np.array([step]))]
         return self.node("Slice", [matrix, *bounds], self._names.fresh(f"{matrix}/columns"))
 
-    def integer_inputs(self, hint: str, count: int) -> tuple[str, list[str]]:
-        """Add an int64 input `[count]`; returns its name, and those of its elements, each `[1]`."""
+    def numbers(self, hint: str, count: int, type_: int) -> tuple[str, list[str]]:
+        """Add an input `[count]` of an ONNX element type; returns its name, and those of its elements, each `[1]`."""
         name = self._names.fresh(hint)
-        self._proto.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [count]))
+        self._proto.graph.input.append(onnx.helper.make_tensor_value_info(name, type_, [count]))
         parts = [self._names.fresh(f"{hint}/{index}") for index in range(count)]
-        sizes = self.constant(np.ones(count, np.int64))
-        self._proto.graph.node.append(
-            onnx.helper.make_node("Split", [name, sizes], parts, name=f"{name}/split", axis=0)
-        )
+        if parts:
+            sizes = self.constant(np.ones(count, np.int64))
+            self._proto.graph.node.append(
+                onnx.helper.make_node("Split", [name, sizes], parts, name=f"{name}/split", axis=0)
+            )
         return name, parts
+
+    def quantized(self, value: str, scale: str, zero_point: str) -> str:
+        """Add the value rounded to int8, as float again (scale `[1]` float32, zero point `[1]` int64)."""
+        zero = self.node("Cast", [zero_point], self._names.fresh(f"{value}/zero"), to=onnx.TensorProto.INT8)
+        integers = self.node("QuantizeLinear", [value, scale, zero], self._names.fresh(f"{value}/integers"))
+        return self.node("DequantizeLinear", [integers, scale, zero], self._names.fresh(f"{value}/quantized"))
+
+    def again(self, node_name: str, renamed: Mapping[str, str]) -> dict[str, str]:
+        """Add a copy of a node that reads `renamed` values instead; returns its outputs' old and new names."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(self._nodes[node_name])
+        copy.name = self._names.fresh(node_name)
+        outputs = {name: self._names.fresh(name) for name in copy.output if name}
+        copy.input[:] = [renamed.get(name, name) for name in copy.input]
+        copy.output[:] = [outputs.get(name, "") for name in copy.output]
+        self._proto.graph.node.append(copy)
+        return outputs
+
+    def one_quantized(self, names: Sequence[str]) -> tuple[str, str, str]:
+        """Let one of the values be rounded to int8 where it is read, which one the feeds say.
+
+        Returns:
+            The inputs to feed: number of the value among `names` (int64 `[1]`, -1 for none), scale (float32 `[1]`),
+            zero point (int8 `[1]`).
+        """
+        types = {"which": onnx.TensorProto.INT64, "scale": onnx.TensorProto.FLOAT, "zero_point": onnx.TensorProto.INT8}
+        inputs = {hint: self._names.fresh(hint) for hint in types}
+        fed = {v.name for v in self._proto.graph.input}
+        self._proto.graph.input.extend(onnx.helper.make_tensor_value_info(inputs[h], t, [1]) for h, t in types.items())
+        before = list(self._proto.graph.node)
+        del self._proto.graph.node[:]
+        renamed = {name: self._names.fresh(name) for name in names}
+        choices = {name: self._choice(number, name, renamed, fed, inputs) for number, name in enumerate(names)}
+        for name in names:
+            if name in fed:
+                self._proto.graph.node.extend(choices[name])
+        for node in before:
+            node.input[:] = [renamed[n] if n in fed and n in renamed else n for n in node.input]
+            made = [n for n in node.output if n in renamed]
+            node.output[:] = [renamed.get(n, n) for n in node.output]
+            self._proto.graph.node.append(node)
+            for name in made:
+                self._proto.graph.node.extend(choices[name])
+        return inputs["which"], inputs["scale"], inputs["zero_point"]
+
+    def _choice(
+        self, number: int, name: str, renamed: Mapping[str, str], fed: Collection[str], inputs: Mapping[str, str]
+    ) -> list[onnx.NodeProto]:
+        """Nodes that pass a value on, rounded to int8 if it is the one that the feeds name."""
+        source, target = (name, renamed[name]) if name in fed else (renamed[name], name)
+        prefix = self._names.fresh(f"{name}/choice")
+        meaning = [inputs["scale"], inputs["zero_point"]]
+        then = [
+            onnx.helper.make_node("QuantizeLinear", [source, *meaning], [f"{prefix}/integers"]),
+            onnx.helper.make_node("DequantizeLinear", [f"{prefix}/integers", *meaning], [f"{prefix}/then"]),
+        ]
+        otherwise = [onnx.helper.make_node("Identity", [source], [f"{prefix}/else"])]
+        branches = {
+            f"{kind}_branch": onnx.helper.make_graph(
+                nodes,
+                f"{prefix}/{kind}",
+                [],
+                [onnx.helper.make_tensor_value_info(f"{prefix}/{kind}", onnx.TensorProto.FLOAT, None)],
+            )
+            for kind, nodes in (("then", then), ("else", otherwise))
+        }
+        wanted = f"{prefix}/number"
+        return [
+            onnx.helper.make_node("Equal", [inputs["which"], self.constant(np.array([number]))], [wanted], name=wanted),
+            onnx.helper.make_node("If", [wanted], [target], name=prefix, **branches),
+        ]
+
+    def difference(self, left: str, right: str) -> str:
+        """Add left - right; returns its name."""
+        return self.node("Sub", [left, right], self._names.fresh(f"{left}/difference"))
 
     def _float_constant(self, array: NDArray[np.float32]) -> str:
         name = self._names.fresh("constant")
@@ -215,3 +292,9 @@ def run(
 def float_feeds(sample: Sample, names: Iterable[str]) -> dict[str, NDArray[Any]]:
     """The inputs that the model takes, out of a sample that may hold more."""
     return {name: sample[name] for name in names if name in sample}
+
+
+def spread(samples: Samples, count: int) -> list[Sample]:
+    """`count` samples evenly over all of them (all where there are fewer)."""
+    chosen = {round(i) for i in np.linspace(0, len(samples) - 1, min(count, len(samples)))}
+    return [sample for number, sample in enumerate(samples) if number in chosen]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from hbtool.calibration.histogram import Histogram
 from hbtool.calibration.observe import Statistics
 from hbtool.calibration.ranges import Method, range_of
+from hbtool.calibration.scorer import Scorer
 from hbtool.calibration.search import (
     GOOD_ENOUGH,
     SEARCH_SPACE,
@@ -20,13 +21,14 @@ from hbtool.calibration.search import (
     CalibrationJob,
     Progress,
     Say,
-    Scorer,
     Trial,
     apply_ranges,
     best_setting,
+    best_trial,
     correct_if_better,
     describe,
     observe_job,
+    refine_if_better,
 )
 from hbtool.numerics.qtype import QParams, dequantize, quantize
 from hbtool.numerics.ranges import Range, to_qparams
@@ -43,7 +45,8 @@ CANDIDATES: tuple[Method, ...] = (
 )
 """Methods a value may take its range from; they keep both ends where the whole model does."""
 
-_LEAST_GAIN = 1e-5
+_WORTH = 0.999
+"""A change of range must bring the error below this part of what it was."""
 
 
 def mix(
@@ -62,9 +65,10 @@ def mix(
     scorer = Scorer(job.placed, job.samples)
     best = best_setting(job, statistics, scorer, space, say)
     for name in sensitive_values(statistics, best):
-        if best.trials[-1].score >= GOOD_ENOUGH:
+        if best_trial(best).score >= GOOD_ENOUGH:
             break
         best = _improve(job, statistics[name], name, best, scorer, say)
+    best = refine_if_better(job, best, scorer, say)
     best = correct_if_better(job, best, scorer, say)
     say(f"Select {best.description} method.")
     return best
@@ -92,7 +96,7 @@ def _improve(
     job: CalibrationJob, seen: Statistics, name: str, best: Calibrated, scorer: Scorer, say: Say
 ) -> Calibrated:
     """The setting in which value `name` has the range that serves the outputs best."""
-    score = max(t.score for t in best.trials)
+    error = best_trial(best).error
     tried: set[Range] = {best.ranges[name]}
     for candidate in CANDIDATES:
         method = replace(candidate, asymmetric=best.method.asymmetric)
@@ -101,10 +105,11 @@ def _improve(
             continue
         tried.add(range_)
         found = apply_ranges(job, {**best.ranges, name: range_}, best.method)
-        trial = Trial(best.method, scorer.score(found.quantized))
-        if trial.score > score + _LEAST_GAIN:
-            score = trial.score
-            say(f"{name}: {describe(method)}, cosine similarity {score:.6f}")
+        closeness = scorer.measure(found.quantized)
+        trial = Trial(best.method, closeness.cosine, closeness.error)
+        if trial.error < _WORTH * error:
+            error = trial.error
+            say(f"{name}: {describe(method)}, cosine similarity {trial.score:.6f}, error {error:.6f}")
             changed = {**best.changed, name: method}
             best = replace(found, trials=(*best.trials, trial), changed=changed)
     return best

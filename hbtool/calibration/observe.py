@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -172,7 +173,7 @@ class _Bench:
         sources = [instrument.rows(p.name, p.kept) if p in self._strided else p.name for p in self.probes]
         joined = [*_extremes(instrument, self.probes, sources, wanted.nonnegative), guards]
         self._windows, bounds = (
-            instrument.integer_inputs("windows", 2 * len(self._strided)) if self._strided else ("", [])
+            instrument.numbers("windows", 2 * len(self._strided), onnx.TensorProto.INT64) if self._strided else ("", [])
         )
         if self._counted:
             joined.append(_selections(instrument, self.probes, sources, bounds))

@@ -6,8 +6,9 @@
 | `percentile` | the given fraction of the elements lies inside |
 | `kl` | least information lost between the histogram and its quantized form |
 | `mse` | least squared error of quantizing the histogram |
+| `reader-mse` | least squared error where the value is read: needs the model, see `reader_error` |
 
-Symmetric ranges are [-t, t]. All methods read statistics that one pass has collected, so trying several costs no
+Symmetric ranges are [-t, t]. All other methods read statistics that one pass has collected, so trying several costs no
 further pass, and all of them are deterministic.
 """
 
@@ -28,7 +29,7 @@ from hbtool.errors import DataError
 from hbtool.numerics.qtype import INT8, IntType
 from hbtool.numerics.ranges import Range
 
-MethodName = Literal["max", "percentile", "kl", "mse"]
+MethodName = Literal["max", "percentile", "kl", "mse", "reader-mse"]
 FloatArray = NDArray[np.float64]
 
 
@@ -52,7 +53,7 @@ class Method:
 
     def wanted(self) -> Wanted:
         """The statistics this method reads."""
-        counted = self.name != "max"
+        counted = self.name not in ("max", "reader-mse")
         return Wanted(histogram=counted, channel_histogram=counted and self.per_channel)
 
 
@@ -87,6 +88,8 @@ def _one(low: float, high: float, histogram: Histogram | None, group: int, metho
     """Range of one tensor or channel between its exact extremes."""
     if method.name == "max":
         found = low, high
+    elif method.name == "reader-mse":
+        raise DataError("reader-mse is no function of statistics", hint="Use search.find_ranges.")
     elif histogram is None:
         raise DataError(f"{method.name} needs a histogram", hint="Observe with Method.wanted().")
     elif method.name == "percentile":

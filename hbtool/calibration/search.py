@@ -1,29 +1,28 @@
 """Calibration of a whole model: one method, or the search that `calibration_type: default` stands for.
 
-The search observes the samples once and then tries whole-model settings: a method (max, percentile 0.99995, kl,
-mse), symmetric or with zero points, per tensor or per channel. Each is scored by running the *integer* model and
-comparing its outputs with the float model's: the mean over some samples of the smallest cosine similarity of any
-output. It stops at the first setting that reaches 0.995. Then the biases of the best one are corrected, which is kept
-if the score rises.
+The search observes the samples once and then tries whole-model settings: a method (reader-mse, max, percentile
+0.99995, kl, mse), symmetric or with zero points, per tensor or per channel. Each is measured by running the *integer*
+model and comparing its outputs with the float model's (`scorer`); it stops at the first setting whose cosine similarity
+reaches 0.995. Of the settings tried the one of least error is taken. Its most costly ranges are then refined
+(`refine`), and its biases corrected (`bias_correction`); each is kept if the error falls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from hbtool.calibration.bias_correction import correct_biases
-from hbtool.calibration.instrument import Sample, Samples
+from hbtool.calibration.instrument import Samples
 from hbtool.calibration.observe import Statistics, Wanted, observe
 from hbtool.calibration.ranges import Method, ranges_of
-from hbtool.calibration.similarity import similarity
-from hbtool.errors import DataError
+from hbtool.calibration.reader_error import least_reader_error
+from hbtool.calibration.refine import refined_ranges
+from hbtool.calibration.scorer import Scorer
 from hbtool.ir import graph
-from hbtool.ir.onnx_session import make_session
+from hbtool.numerics.qtype import INT16
 from hbtool.numerics.ranges import Range
 from hbtool.ops.op import Family, float_op
 from hbtool.passes.attach_ranges import RangeOptions, values_to_observe
@@ -32,13 +31,14 @@ from hbtool.passes.quantize import Quantized, from_ranged, quantize
 GOOD_ENOUGH = 0.995
 """Cosine similarity at which the search stops."""
 
-SCORED_SAMPLES = 16
-"""Samples a setting is scored on."""
+ALMOST_PERFECT = 0.9998
+"""Cosine similarity from which on refining ranges and correcting biases are not worth their passes."""
 
-ALMOST_PERFECT = 0.9995
-"""Cosine similarity from which on correcting biases is not worth its two passes."""
+WORTH_REFINING = 0.03
+"""Share of the whole error that the quantization of one value must cost for its range to be refined."""
 
 SEARCH_SPACE: tuple[Method, ...] = (
+    Method("reader-mse", asymmetric=True),
     Method("mse", asymmetric=True),
     Method("percentile", percentile=0.99995, asymmetric=True),
     Method("max", asymmetric=True),
@@ -49,7 +49,7 @@ SEARCH_SPACE: tuple[Method, ...] = (
     Method("percentile", percentile=0.99995, per_channel=True),
 )
 """Whole-model settings in the order they are tried. Those that win most often come first, because the search stops at
-the first good one: with `max` first, LPRNet stopped at a cosine of 0.9976 and lost four plates of a hundred."""
+the first good one."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,15 @@ class Trial:
     Attributes:
         method: the setting.
         score: mean over samples of the smallest cosine similarity of any output.
+        error: mean over samples of the largest relative squared error of any output; the smaller, the better.
+        refined: whether single ranges were refined.
         corrected: whether biases were corrected.
     """
 
     method: Method
     score: float
+    error: float
+    refined: bool = False
     corrected: bool = False
 
 
@@ -77,6 +81,7 @@ class Calibrated:
         options: how ranges become meanings, asymmetric as the method says.
         quantized: the model in its three forms.
         trials: every setting that was tried, in order.
+        refined: values whose range was refined.
         corrected: whether biases were corrected.
         changed: values whose range `mix` took from another method, with that method.
     """
@@ -86,6 +91,7 @@ class Calibrated:
     options: RangeOptions
     quantized: Quantized
     trials: tuple[Trial, ...] = ()
+    refined: tuple[str, ...] = ()
     corrected: bool = False
     changed: Mapping[str, Method] = field(default_factory=dict)
 
@@ -95,6 +101,8 @@ class Calibrated:
         text = describe(self.method)
         if self.changed:
             text += f" with {len(self.changed)} values by other methods"
+        if self.refined:
+            text += f", {len(self.refined)} ranges refined"
         return f"{text}, bias_correction" if self.corrected else text
 
 
@@ -150,7 +158,7 @@ Progress = Callable[[int], None]
 def calibrate(job: CalibrationJob, method: Method, progress: Progress | None = None) -> Calibrated:
     """Calibrate with one method."""
     statistics = observe_job(job, [method], progress)
-    found = apply_ranges(job, ranges_of(statistics, method), method)
+    found = apply_ranges(job, find_ranges(job, statistics, method), method)
     return with_corrected_biases(job, found) if job.bias_correction else found
 
 
@@ -160,7 +168,7 @@ def search(
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Calibrated:
-    """Try the settings of `space` and keep the best.
+    """Try the settings of `space`, improve the best one, and keep what was best.
 
     Raises:
         DataError: no samples.
@@ -169,6 +177,7 @@ def search(
     statistics = observe_job(job, space, progress)
     scorer = Scorer(job.placed, job.samples)
     best = best_setting(job, statistics, scorer, space, say)
+    best = refine_if_better(job, best, scorer, say)
     best = correct_if_better(job, best, scorer, say)
     say(f"Select {best.description} method.")
     return best
@@ -177,16 +186,23 @@ def search(
 def best_setting(
     job: CalibrationJob, statistics: Mapping[str, Statistics], scorer: Scorer, space: Sequence[Method], say: Say
 ) -> Calibrated:
-    """The whole-model setting of the best score, with all trials; stops at the first good one."""
+    """The whole-model setting of least error, with all trials; stops at the first good one.
+
+    The first setting is also tried with corrected biases: where weights lose most, no other setting helps.
+    """
     best: Calibrated | None = None
     trials: list[Trial] = []
     for method in space:
-        found = apply_ranges(job, ranges_of(statistics, method), method)
-        trial = Trial(method, scorer.score(found.quantized))
-        say(f"{describe(method)}: cosine similarity {trial.score:.6f}")
-        if best is None or trial.score > max(t.score for t in trials):
+        found = apply_ranges(job, find_ranges(job, statistics, method), method)
+        trial = tried(found, scorer, say)
+        if best is None or trial.error < min(t.error for t in trials):
             best = found
         trials.append(trial)
+        if trial.score < GOOD_ENOUGH and len(trials) == 1:
+            corrected = with_corrected_biases(job, found)
+            trial = tried(corrected, scorer, say)
+            best = corrected if trial.error < trials[0].error else found
+            trials.append(trial)
         if trial.score >= GOOD_ENOUGH:
             say(f"The cosine similarity reached {GOOD_ENOUGH}: the search stops here.")
             break
@@ -194,16 +210,50 @@ def best_setting(
     return replace(best, trials=tuple(trials))
 
 
+def tried(found: Calibrated, scorer: Scorer, say: Say) -> Trial:
+    """Measure a setting and say what came out."""
+    closeness = scorer.measure(found.quantized)
+    say(f"{found.description}: cosine similarity {closeness.cosine:.6f}, error {closeness.error:.6f}")
+    return Trial(found.method, closeness.cosine, closeness.error, bool(found.refined), found.corrected)
+
+
+def refine_if_better(job: CalibrationJob, found: Calibrated, scorer: Scorer, say: Say) -> Calibrated:
+    """The setting with its most costly ranges refined, where that lowers the error."""
+    if best_trial(found).score >= ALMOST_PERFECT:
+        return found
+    least_cost = WORTH_REFINING * best_trial(found).error
+    ranges = refined_ranges(
+        job.placed, found.quantized.ranged, found.ranges, job.samples, found.options.asymmetric, least_cost
+    )
+    changed = tuple(name for name, range_ in ranges.items() if range_ != found.ranges[name])
+    if not changed:
+        return found
+    refined = replace(apply_ranges(job, ranges, found.method), changed=found.changed, refined=changed)
+    if found.corrected:
+        refined = with_corrected_biases(job, refined)
+    return better(found, refined, tried(refined, scorer, say))
+
+
 def correct_if_better(job: CalibrationJob, found: Calibrated, scorer: Scorer, say: Say) -> Calibrated:
-    """The setting with corrected biases where that raises the score, or where the user asked for it."""
-    score = max(t.score for t in found.trials)
-    if score >= ALMOST_PERFECT and not job.bias_correction:
+    """The setting with corrected biases where that lowers the error, or where the user asked for it."""
+    if found.corrected or (best_trial(found).score >= ALMOST_PERFECT and not job.bias_correction):
         return found
     corrected = with_corrected_biases(job, found)
-    trial = Trial(found.method, scorer.score(corrected.quantized), corrected=True)
-    say(f"{corrected.description}: cosine similarity {trial.score:.6f}")
-    better = trial.score > score or job.bias_correction
-    return replace(corrected if better else found, trials=(*found.trials, trial))
+    trial = tried(corrected, scorer, say)
+    if job.bias_correction:
+        return replace(corrected, trials=(*found.trials, trial))
+    return better(found, corrected, trial)
+
+
+def better(found: Calibrated, other: Calibrated, trial: Trial) -> Calibrated:
+    """The better one of the best setting so far and another one, whose trial is added."""
+    wins = trial.error < best_trial(found).error
+    return replace(other if wins else found, trials=(*found.trials, trial))
+
+
+def best_trial(found: Calibrated) -> Trial:
+    """The trial of least error."""
+    return min(found.trials, key=lambda t: t.error)
 
 
 def describe(method: Method) -> str:
@@ -212,41 +262,6 @@ def describe(method: Method) -> str:
     details = [f"percentile={method.percentile}"] if method.name == "percentile" else []
     details += [flag for flag in ("per_channel", "asymmetric") if getattr(method, flag)]
     return f"{name}:{','.join(details)}" if details else name
-
-
-class Scorer:
-    """Compares integer models with one float model on a few samples; float outputs are computed once."""
-
-    def __init__(self, placed: ir.Model, samples: Samples, count: int = SCORED_SAMPLES) -> None:
-        if not len(samples):
-            raise DataError("there are no calibration samples")
-        session = make_session(placed)
-        self._inputs = {v.name: v.type for v in session.get_inputs()}
-        self._samples: list[Sample] = []
-        self._expected: list[list[Any]] = []
-        for sample in samples:
-            self._samples.append(sample)
-            self._expected.append(session.run(None, {k: v for k, v in sample.items() if k in self._inputs}))
-            if len(self._samples) == count:
-                break
-
-    def score(self, quantized: Quantized) -> float:
-        """Mean over the samples of the smallest cosine similarity of any output."""
-        session = make_session(quantized.standard)
-        types = {v.name: np.int8 if "int8" in v.type else None for v in session.get_inputs()}
-        scores = []
-        for sample, expected in zip(self._samples, self._expected, strict=True):
-            feeds = {k: as_graph_input(sample[k], kind) for k, kind in types.items()}
-            results = session.run(None, feeds)
-            scores.append(min(similarity(a, b).cosine for a, b in zip(expected, results, strict=True)))
-        return float(np.mean(scores))
-
-
-def as_graph_input(array: Any, integer: Any) -> Any:
-    """A sample of the float graph as the quantized graph takes it: images rounded to int8."""
-    if integer is None:
-        return array
-    return np.clip(np.rint(np.asarray(array, np.float32)), -128, 127).astype(integer)
 
 
 def observe_job(
@@ -263,6 +278,17 @@ def observe_job(
         return {}
     seen = job.seen or Seen()
     return seen.complete(names, wanted, lambda missing: observe(job.placed, missing, job.samples, wanted, progress))
+
+
+def find_ranges(job: CalibrationJob, statistics: Mapping[str, Statistics], method: Method) -> dict[str, Range]:
+    """The ranges that a method gives, each for the type its value will have."""
+    wide = frozenset(job.options.int16_values) & statistics.keys()
+    if method.name == "reader-mse":
+        largest = ranges_of(statistics, replace(method, name="max"))
+        asymmetric = job.options.asymmetric or method.asymmetric
+        return least_reader_error(job.placed, largest, job.samples, asymmetric, wide)
+    found = ranges_of(statistics, method)
+    return {**found, **ranges_of({name: statistics[name] for name in wide}, replace(method, type=INT16))}
 
 
 def _nonnegative(model: ir.Model) -> frozenset[str]:

@@ -89,6 +89,16 @@ def similarity(reference: NDArray[np.generic], other: NDArray[np.generic]) -> Si
     return meter.result()
 
 
+def relative_error(reference: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+    """sum (reference - other)² / sum reference²; 0 where both are zero, infinite where only the reference is."""
+    a = np.asarray(reference, np.float64).ravel()
+    d = a - np.asarray(other, np.float64).ravel()
+    signal, noise = float(a @ a), float(d @ d)
+    if signal == 0:
+        return math.inf if noise else 0.0
+    return noise / signal
+
+
 def _decibels(signal: float, noise: float) -> float:
     if noise == 0:
         return math.inf

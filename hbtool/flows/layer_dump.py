@@ -14,7 +14,7 @@ import onnx_ir as ir
 from hbtool.calibration.dataset import to_graph_input
 from hbtool.calibration.input_spec import InputSpec
 from hbtool.calibration.sample_files import read_sample
-from hbtool.calibration.search import as_graph_input
+from hbtool.calibration.scorer import as_graph_input
 from hbtool.config.model_check import ModelFacts
 from hbtool.config.schema import LoadedConfig
 from hbtool.errors import DataError, ModelError, UsageError

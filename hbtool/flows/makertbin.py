@@ -164,7 +164,7 @@ class _Build:
             "calibration": {
                 "method": quantized.method,
                 "samples": len(stage.samples),
-                "trials": [{"method": str(t.method.name), "score": t.score} for t in trials],
+                "trials": [{"method": str(t.method.name), "score": t.score, "error": t.error} for t in trials],
             },
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
             "nodes": {"BPU": sum(r.device == "BPU" for r in nodes), "CPU": sum(r.device == "CPU" for r in nodes)},

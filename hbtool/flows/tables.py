@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from hbtool.calibration.capture import capture
 from hbtool.calibration.instrument import Sample
-from hbtool.calibration.search import as_graph_input
+from hbtool.calibration.scorer import as_graph_input
 from hbtool.calibration.similarity import Similarity, similarity
 from hbtool.compiler.segments import Segment
 from hbtool.ir import graph, meta

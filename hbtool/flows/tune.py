@@ -18,7 +18,8 @@ import onnx_ir as ir
 
 from hbtool.analysis.sensitivity import SensitivityRequest, sensitivity
 from hbtool.analysis.subject import Subject
-from hbtool.calibration.search import Scorer, Seen
+from hbtool.calibration.scorer import Scorer
+from hbtool.calibration.search import Seen
 from hbtool.config.dump import dump
 from hbtool.config.model_check import check_against_model
 from hbtool.config.schema import LoadedConfig
