@@ -34,7 +34,7 @@ GOOD_ENOUGH = 0.995
 ALMOST_PERFECT = 0.9998
 """Cosine similarity from which on refining ranges and correcting biases are not worth their passes."""
 
-WORTH_REFINING = 0.03
+WORTH_REFINING = 0.01
 """Share of the whole error that the quantization of one value must cost for its range to be refined."""
 
 SEARCH_SPACE: tuple[Method, ...] = (
