@@ -80,6 +80,7 @@ class CompareFloat(Broadcasting):
     op_types = tuple(_KINDS)
     families = ("bayes", "bayes-e", "nash")
     manual = True
+    elementwise = True
     rule_text = "exact comparison over a common denominator of the scales, int8 0 or 1; with a single number: a table"
 
     @constraint("bayes", "bayes-e")
@@ -89,6 +90,10 @@ class CompareFloat(Broadcasting):
 
     def output_rule(self, node: ir.Node, index: int) -> Rule:  # noqa: D102
         return Unquantized()
+
+    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
+        assert x[0] is not None and x[1] is not None
+        return np.asarray(_FUNCTIONS[_KINDS[node.op_type]](x[0], x[1]))
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         kind, out = _KINDS[node.op_type], node.outputs[0]

@@ -49,10 +49,15 @@ class WhereFloat(Limited):
 
     op_types = ("Where",)
     families = ("nash",)
+    elementwise = True
     rule_text = "both tensors requantized to the output's scale, then selected"
 
     def quantized_inputs(self, node: ir.Node) -> tuple[int, ...]:  # noqa: D102
         return tuple(i for i in (1, 2) if graph.constant(node.inputs[i]) is None)
+
+    def evaluate(self, node: ir.Node, *x: np.ndarray | None) -> np.ndarray:  # noqa: D102
+        assert x[0] is not None and x[1] is not None and x[2] is not None
+        return np.where(x[0] != 0, x[1], x[2])
 
     def lower(self, node: ir.Node, b: IntegerBuilder) -> None:  # noqa: D102
         result = b.result(node)

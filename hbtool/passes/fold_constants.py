@@ -1,7 +1,8 @@
 """Computes at compile time whatever does not depend on the inputs; onnxruntime does the computing.
 
 Before: Shape -> Gather -> Concat -> Reshape, ConstantOfShape, Constant -> Cast, ...
-After: initializers. Shapes are inferred again after each round, so that shape computations fold in a few rounds.
+After: initializers. Branches of conditions that are known are taken. Shapes are inferred again after each round, so
+that shape computations fold in a few rounds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from hbtool.ir import graph
 from hbtool.ir.load import infer_shapes
 from hbtool.ir.onnx_session import make_session
 from hbtool.passes.extract import extract_nodes
+from hbtool.passes.inline_branches import inline_branches
 
 MAX_ELEMENTS = 1 << 24
 """A folded constant larger than this (64 MB of float32) stays a computation."""
@@ -25,6 +27,7 @@ def fold_constants(model: ir.Model) -> None:
     while True:
         changed = _fold_shapes(model)
         changed |= _fold_round(model)
+        changed |= inline_branches(model)
         if not changed:
             return
         infer_shapes(model)

@@ -1,6 +1,6 @@
 """Turns every chain of elementwise operators on one variable into one function node (which is one table on the BPU).
 
-Before: x -> Sigmoid -> Mul(x, .), x -> Add(3) -> Clip(0, 6) -> Mul(x, .) -> Div(6), Erf forms of GELU, ...
+Before: x -> Sigmoid -> Mul(x, .), x -> Add(3) -> Clip(0, 6) -> Mul(x, .) -> Div(6), Where(x > 0, .), GELU, ...
 After: one node of the domain `hbtool.fused` with the chain as its body; it keeps the name of the chain's last node.
 
 No pattern is listed: a set of nodes is fused iff its only computed input from outside is one tensor, all its constants
@@ -24,10 +24,10 @@ def fuse_elementwise(model: ir.Model) -> bool:
     changed = False
     # From the end, so that a chain is found from its last node and taken whole.
     for node in reversed(list(model.graph)):
-        if node.graph is None or not _candidate(node):
+        if node.graph is None or not _candidate(node) or not graph.is_float(node.outputs[0]):
             continue
         chain, source = _grow(node)
-        if source is None or len(chain) < 2:
+        if source is None or len(chain) < 2 or not graph.is_float(source):
             continue
         _replace(model, node, chain, source)
         changed = True
@@ -40,7 +40,7 @@ def _candidate(node: ir.Node) -> bool:
         op is not None
         and op.elementwise
         and len(node.outputs) == 1
-        and graph.is_float(node.outputs[0])
+        and (graph.is_float(node.outputs[0]) or node.outputs[0].dtype == ir.DataType.BOOL)
         and graph.known_shape(node.outputs[0]) is not None
         and node.domain in ("", "ai.onnx")
     )

@@ -1,12 +1,14 @@
 """One form for arithmetic with constants: what is subtracted is added negated, a divisor of several numbers multiplies.
 
-Before: Sub(x, c); Div(x, c) with c a tensor; Mul(x, Reciprocal(y)); Mul(x, Div(1, y)); Mul(x, x) stays
-After: Add(x, -c); Mul(x, 1 / c); Div(x, y); Div(x, y)
+Before: Sub(x, c); Div(x, c) with c a tensor; Mul(x, Reciprocal(y)); Mul(x, Div(1, y)); Neg(x); Mul(x, x) stays
+After: Add(x, -c); Mul(x, 1 / c); Div(x, y); Div(x, y); Mul(x, -1)
 
 Division by a single number stays: it is part of a table, and 1 / c would round once more.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -20,10 +22,15 @@ def unify_arithmetic(model: ir.Model) -> bool:
     """Rewrite everywhere; returns whether anything changed."""
     changed = False
     for node in list(model.graph):
-        if node.graph is None or not is_standard(node, "Sub", "Div", "Mul") or not graph.is_float(node.outputs[0]):
+        if node.graph is None or not is_standard(node, *_RULES) or not graph.is_float(node.outputs[0]):
             continue
-        changed |= _by_reciprocal(model, node) if node.op_type == "Mul" else _by_constant(model, node)
+        changed |= _RULES[node.op_type](model, node)
     return changed
+
+
+def _negated(model: ir.Model, node: ir.Node) -> bool:
+    minus = new_constant(model, f"{graph.node_name(node)}_minus_one", np.asarray(-1.0, np.float32))
+    return graph.constant(node.inputs[0]) is None and _replace(model, node, "Mul", minus)
 
 
 def _by_constant(model: ir.Model, node: ir.Node) -> bool:
@@ -61,3 +68,11 @@ def _replace(model: ir.Model, node: ir.Node, op_type: str, second: ir.Value) -> 
     node.name = f"{name}_replaced"
     take_place(model, out, insert(node, op_type, [node.inputs[0], second], shape, name=name))
     return True
+
+
+_RULES: dict[str, Callable[[ir.Model, ir.Node], bool]] = {
+    "Sub": _by_constant,
+    "Div": _by_constant,
+    "Mul": _by_reciprocal,
+    "Neg": _negated,
+}

@@ -39,6 +39,7 @@ REWRITES = {
     "passes/slices_to_space_to_depth.py",
     "passes/to_qdq.py",
     "passes/unify_arithmetic.py",
+    "passes/inline_branches.py",
     "passes/unify_convolutions.py",
     "passes/unify_pooling.py",
     "passes/unify_products.py",

@@ -7,7 +7,9 @@ import pytest
 from float_graphs import Case, Rewrite, check, float_graph, integers, weights
 
 from hbtool.ir import graph
+from hbtool.ir.onnx_session import make_session
 from hbtool.passes.fold_affine_forward import fold_affine_forward
+from hbtool.passes.fold_constants import fold_constants
 from hbtool.passes.fuse_layer_norm import fuse_layer_norm
 from hbtool.passes.matmul_to_gemm import matmul_to_gemm
 from hbtool.passes.merge_reduced_axes import merge_reduced_axes
@@ -89,6 +91,10 @@ CASES: list[tuple[Rewrite, Case]] = [
             "Add",
             {"c": weights(4, 1)},
         ),
+    ),
+    (
+        unify_arithmetic,
+        Case("negated", "g (float[1,4,3] x) => (float[1,4,3] y) { y = Neg(x) }", "Mul"),
     ),
     (
         unify_arithmetic,
@@ -268,3 +274,26 @@ def test_the_fused_normalization_has_the_name_of_its_last_piece() -> None:
     case = layer_norm("last axis", "LayerNormalization", "2,3,8", (-1,), (8,))
     last = graph.node_name(list(float_graph(case).graph)[-1])
     assert [graph.node_name(n) for n in check(fuse_layer_norm, case).graph] == [last]
+
+
+BRANCHES = """g (float[1,4,3] x) => (float[1,4,3] y, float[1,4,3] z) {
+    s = Shape(x)  n = Size(s)  more = Greater(n, limit)
+    y = If (more) <
+        then_branch = a () => (float[1,4,3] p) { r = Relu(x)  p = Mul(r, c) },
+        else_branch = b () => (float[1,4,3] p) { p = Neg(x) } >
+    z = If (more) <
+        then_branch = a () => (float[1,4,3] p) { p = Identity(x) },
+        else_branch = b () => (float[1,4,3] p) { r = Abs(x)  p = Sqrt(r) } > }"""
+
+
+@pytest.mark.parametrize(("limit", "after"), [(2, ["Relu", "Mul", "Identity"]), (3, ["Neg", "Abs", "Sqrt"])])
+def test_a_branch_that_is_known_ahead_is_taken(limit: int, after: list[str]) -> None:
+    model = float_graph(Case("", BRANCHES, "", {"limit": integers(limit).reshape(()), "c": weights(4, 1)}))
+    feeds = {"x": weights(1, 4, 3, seed=7)}
+    before = make_session(model).run(None, feeds)
+    fold_constants(model)
+    assert [n.op_type for n in model.graph] == after
+    assert [v.name for v in model.graph.outputs] == ["y", "z"]
+    for got, want in zip(make_session(model).run(None, feeds), before, strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert len({v.name for n in model.graph for v in n.outputs}) == len(after)
