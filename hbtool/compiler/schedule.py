@@ -137,6 +137,8 @@ class TileRunner:
             rows = max(rows, min(tiles, high - low))
             channels = max(channels, -(-tiles // rows))
         best = self._cheapest(task, streams, rows, channels, self.memory.free_bytes)
+        if not best and tiles == 1:  # the operator cannot be cut
+            best = self._cheapest(task, streams, 1, 1, self.memory.free_bytes)
         for _, grid in best:
             rings = self._rings(task, grid, streams)
             if rings is not None:
