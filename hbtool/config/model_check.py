@@ -21,7 +21,7 @@ _HEAVY_TYPES |= {"Einsum", "LSTM", "GRU", "RNN", "Attention", "MultiHeadAttentio
 _INT8_SECOND_INPUT = {"bayes-e": "MatMul"}
 """march → the op type whose second input is never int16 (seen in published logs)."""
 _SHOWN = 6
-_BORDER_ENDINGS = ("Quantize", "Dequantize")
+_BORDER_ENDINGS = ("_HzQuantize", "_HzDequantize")
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,18 @@ class _Matcher:
         found = exact or self.by_name.get(pattern, [])
         if not found and any(sign in pattern for sign in "*?["):
             found = [name for other, names in self.by_name.items() if fnmatchcase(other, pattern) for name in names]
-        if not found and key == "remove_node_name" and pattern.endswith(_BORDER_ENDINGS):
-            return (pattern,)  # nodes of the finished model, which the float model cannot know
+        if not found and key == "remove_node_name" and self._at_border(pattern):
+            return (pattern,)
         if not found:
-            guess = did_you_mean(pattern, self.by_name, 3) or "hb_mapper's node table lists the names."
+            guess = did_you_mean(pattern, self.by_name, 3) or "The table of hbtool checker lists the names."
             message = f"{key}: no node of the model is called {pattern!r}; it has no effect."
             self.book.add(self.loaded.place(section, key), f"{section}.{key}", message, "node", guess)
         return tuple(dict.fromkeys(found))
+
+    def _at_border(self, name: str) -> bool:
+        """Whether a name is that of a Quantize or Dequantize of the finished model, beside a tensor of this one."""
+        tensors = {entry.name for entry in self.facts.inputs} | set(self.facts.outputs) | set(self.by_name)
+        return any(name.endswith(ending) and name.removesuffix(ending) in tensors for ending in _BORDER_ENDINGS)
 
     def names(self, section: str, key: str) -> tuple[str, ...]:
         """Every node that a key with a list of names means, in the order of the list."""

@@ -31,7 +31,7 @@ from hbtool.flows.run_record import versions
 from hbtool.flows.talk import Talk
 from hbtool.ir import graph
 from hbtool.ir.onnx_session import make_session
-from hbtool.ir.save import model_bytes
+from hbtool.ir.save import model_bytes, write_text
 from hbtool.passes.expose_layers import expose_layers
 from hbtool.passes.lower_to_integer import lower_to_integer
 from hbtool.passes.remove_border_nodes import RemovedNode, removable, remove_border_nodes
@@ -218,6 +218,12 @@ def build_artifact(stage: FloatStage, quantized: QuantizeStage, finished: Finish
     formats = input_formats(finished.integer, stage.check.inputs)
     prefix = stage.loaded.model_parameters.output_model_file_prefix
     return Artifact(prefix, stage.target.march, stage.target, finished.integer, programs, formats, build)
+
+
+def write_deleted_nodes(removed: Sequence[RemovedNode], folder: Path) -> Path:
+    """deleted_nodes_info.txt: a line of JSON per node whose work the application does, with all its attributes."""
+    lines = [json.dumps(node.as_json(), sort_keys=True) for node in removed]
+    return write_text(folder / "deleted_nodes_info.txt", "".join(f"{line}\n" for line in lines))
 
 
 def removed_nodes(artifact: Artifact) -> tuple[RemovedNode, ...]:

@@ -13,7 +13,13 @@ import onnx_ir as ir
 from hbtool.config.dump import dump
 from hbtool.config.inputs import InputConfig
 from hbtool.config.schema import LoadedConfig
-from hbtool.flows.compile_stage import build_artifact, check_ahead, finish_stage, model_sha256
+from hbtool.flows.compile_stage import (
+    build_artifact,
+    check_ahead,
+    finish_stage,
+    model_sha256,
+    write_deleted_nodes,
+)
 from hbtool.flows.float_stage import FloatStage, prepare_float
 from hbtool.flows.lint_data import quick_remarks
 from hbtool.flows.perf import report_of
@@ -98,6 +104,7 @@ class _Build:
         self._save(stage, "quantized_model", finished.standard)
         if finished.removed_standard is not None:
             self._save(stage, "quantized_removed_model", finished.removed_standard)
+            self.files["deleted_nodes"] = write_deleted_nodes(finished.removed, stage.paths.working_dir)
         self._lap("save")
         artifact = build_artifact(stage, quantized, finished, self.talk)
         report = report_of(artifact, measure=False)

@@ -316,3 +316,14 @@ def test_an_empty_last_part_says_nothing(load: Load) -> None:
 
 def test_one_number_for_every_input_is_one_number(load: Load) -> None:
     assert load(input__input_batch="'2; 2'").input_parameters.input_batch == 2
+
+
+def test_quantize_nodes_of_the_finished_model_are_known_by_their_tensors(load: Load) -> None:
+    known = f"{FACTS.inputs[0].name}_HzQuantize; {FACTS.outputs[0]}_HzDequantize"
+    found = check(load, model__remove_node_name=f"'{known}'")
+    assert found.warnings == ()
+    assert len(found.remove_node_name) == 2
+    (note,) = check(load, model__remove_node_name="elsewhere_HzDequantize").warnings
+    assert note.loud
+    with pytest.raises(ConfigError, match="elsewhere_HzDequantize"):
+        check_against_model(load(strict=True, model__remove_node_name="elsewhere_HzDequantize"), FACTS)

@@ -12,8 +12,9 @@ from small_models import settle_in
 from hbtool.config import load_config
 from hbtool.config.schema import SECTIONS
 from hbtool.config.section import keys_of
-from hbtool.errors import ConfigError
-from hbtool.flows.makertbin import makertbin
+from hbtool.errors import ConfigError, HbError
+from hbtool.flows.checker import CheckResult, check
+from hbtool.flows.makertbin import BuildResult, makertbin
 from hbtool.flows.verify import verify
 
 FOLDER = Path(os.environ.get("HBTOOL_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "configs"
@@ -83,6 +84,39 @@ def build_and_verify(path: Path, folder: Path) -> None:
 @pytest.mark.parametrize("path", one_of_each_kind()[:12], ids=lambda path: path.stem[-50:])
 def test_a_file_of_each_kind_gives_a_verified_artifact_or_names_the_key(path: Path, tmp_path: Path) -> None:
     build_and_verify(path, tmp_path)
+
+
+def compare_with_checker(path: Path, folder: Path) -> None:
+    loaded = settle_in(load_config(path), folder)
+    try:
+        made = makertbin(loaded)
+    except HbError as error:
+        with pytest.raises(type(error)):
+            check(loaded)
+        return
+    checked = check(loaded)
+
+    def rows(result: BuildResult | CheckResult) -> list[tuple[str, ...]]:
+        return [(row.node, row.device, row.subgraph, row.type, row.dtype) for row in result.nodes]
+
+    assert rows(checked) == rows(made)
+    assert [node.name for node in checked.removed] == [node.name for node in made.removed]
+    assert checked.refused == made.refused
+
+
+@pytest.mark.parametrize("path", one_of_each_kind()[12:15], ids=lambda path: path.stem[-50:])
+def test_the_checkers_table_is_that_of_makertbin(path: Path, tmp_path: Path) -> None:
+    compare_with_checker(path, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", one_of_each_kind(), ids=lambda path: path.stem[-50:])
+def test_the_checkers_table_is_that_of_makertbin_for_every_kind(path: Path, tmp_path: Path) -> None:
+    try:
+        load_config(path)
+    except ConfigError:
+        pytest.skip("the file is refused")
+    compare_with_checker(path, tmp_path)
 
 
 @pytest.mark.slow

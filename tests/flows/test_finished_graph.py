@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hbtool.flows.compile_stage import removed_nodes
 from hbtool.flows.modify import modify, removable_nodes
 from hbtool.flows.pack import pack_artifacts
 from hbtool.flows.verify import verify
+from hbtool.passes.remove_border_nodes import RemovedNode
 from hbtool.runtime import Session
 from hbtool.runtime.artifact import load_artifact
 from hbtool.runtime.removed import finish_output, formula, prepare_input
@@ -39,6 +41,13 @@ def test_removed_nodes_give_the_same_results_when_the_application_does_their_wor
     expected = dict(zip(names, plain.run(names, {"x": x}), strict=True))
     np.testing.assert_array_equal(finish_output(given["z"], "z", removed), expected["z"])
     np.testing.assert_allclose(finish_output(given["y"], "y", removed), expected["y"], atol=1e-6)
+
+
+def test_removed_nodes_stand_in_a_file_with_their_attributes(build: Build) -> None:
+    result = build(model__remove_node_type=ALL)
+    lines = result.files["deleted_nodes"].read_text(encoding="utf-8").splitlines()
+    found = [RemovedNode.from_json(json.loads(line)) for line in lines]
+    assert tuple(found) == result.removed
 
 
 def test_removed_inputs_and_outputs_say_what_their_integers_mean(build: Build) -> None:
