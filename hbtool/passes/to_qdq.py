@@ -20,7 +20,7 @@ from hbtool.ops.op import float_op
 def to_qdq(ranged: ir.Model) -> ir.Model:
     """The Q/DQ form of a RANGED graph (which is left untouched)."""
     model = ranged.clone()
-    writer = _Writer(model)
+    writer = QdqWriter(model)
     for node in list(model.graph):
         op = float_op(node)
         if not meta.on_bpu(node) or op is None:
@@ -31,11 +31,13 @@ def to_qdq(ranged: ir.Model) -> ir.Model:
             for index in op.quantized_inputs(node):
                 writer.wrap_input(node, index)
     for value in list(model.graph.outputs):
-        writer.wrap_output(value)
+        producer = value.producer()
+        if producer is not None and meta.on_bpu(producer):
+            writer.wrap_output(value)
     return model
 
 
-class _Writer:
+class QdqWriter:
     """Puts the pairs into one model, one pair per value."""
 
     def __init__(self, model: ir.Model) -> None:
@@ -74,8 +76,7 @@ class _Writer:
     def wrap_output(self, value: ir.Value) -> None:
         """A quantized model output: the pair keeps the output's name."""
         q = meta.qparams(value)
-        producer = value.producer()
-        if q is None or q.type is INT32 or producer is None or not meta.on_bpu(producer):
+        if q is None or q.type is INT32:
             return
         name, value.name = graph.value_name(value), self.names.take(f"{value.name}_before_quantization")
         out = self._pair(value, q, None)

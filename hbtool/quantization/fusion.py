@@ -7,6 +7,7 @@ after: one `ConvAddReLU2d` at the add's place (without add: at the conv's), the 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import fx, nn
@@ -70,20 +71,29 @@ class Fuser:
 
     def run(self) -> None:
         """Fuse every chain, replace members that nobody calls any more, compile."""
-        taken: set[fx.Node] = set()
         members: set[str] = set()
-        for node in list(self.model.graph.nodes):
-            match = self._match(node, taken)
-            if match is not None and len(match.nodes) > 1:
-                taken.update(match.nodes)
-                members.update(self._replace(match))
+        for match in self._matches():
+            members.update(self._replace(match))
         called = {str(n.target) for n in self.model.graph.nodes if n.op == "call_module"}
         for path in members - called:
             set_module(self.model, path, nn.Identity())
         self.model.graph.lint()
         self.model.recompile()
 
+    def chains(self) -> list[list[fx.Node]]:
+        """The nodes of every chain that `run` would fuse, in the order of the graph; nothing is changed."""
+        order = {node: i for i, node in enumerate(self.model.graph.nodes)}
+        return [sorted(match.nodes, key=order.__getitem__) for match in self._matches()]
+
     # ----------------------------------------------------------------------------------------------------- matching
+
+    def _matches(self) -> Iterator[Match]:
+        taken: set[fx.Node] = set()
+        for node in list(self.model.graph.nodes):
+            match = self._match(node, taken)
+            if match is not None and len(match.nodes) > 1:
+                taken.update(match.nodes)
+                yield match
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.modules[str(node.target)] if node.op == "call_module" else None

@@ -8,10 +8,12 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from hbtool.nn.qat.weighted import Weighted
+from hbtool.passes.keep_rounding import keep_rounding
 from hbtool.passes.lower_to_integer import lower_to_integer
+from hbtool.passes.place import PlacementRequest
 from hbtool.passes.range_trained import range_trained
 from hbtool.quantization import onnx_graph
-from hbtool.quantization.fake_quantize import FakeQuantState
+from hbtool.quantization.fake_quantize import FakeQuantizeBase, FakeQuantState
 from hbtool.quantization.observed import fake_quantizers
 from hbtool.target.target import Target
 from hbtool.target.target import load as load_target
@@ -26,8 +28,21 @@ def target_of(march: str) -> Target:
 
 
 def ranged_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Model:
-    """The RANGED graph of a prepared model: float nodes with devices, values with meanings."""
-    return range_trained(onnx_graph.export(model, args), target_of(march).family)
+    """The RANGED graph of a prepared model: float nodes with devices, values with meanings.
+
+    Modules with `preserve_qat_mode` and a scale stay float operators between the roundings of training.
+    """
+    preserved = tuple(path for path, m in model.named_modules() if _preserved(m))
+    request = PlacementRequest(run_on_cpu=preserved) if preserved else None
+    ranged = range_trained(onnx_graph.export(model, args), target_of(march).family, request)
+    if preserved:
+        keep_rounding(ranged, preserved)
+    return ranged
+
+
+def _preserved(module: nn.Module) -> bool:
+    owns_scale = isinstance(getattr(module, "activation_post_process", None), FakeQuantizeBase)
+    return bool(getattr(module, "preserve_qat_mode", False)) and (owns_scale or isinstance(module, Weighted))
 
 
 def integer_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Model:

@@ -156,7 +156,9 @@ def _note_quantizers(model: ir.Model, source: nn.Module) -> None:
     for node in model.graph:
         if node.domain != _DOMAIN or node.inputs[0] is None or graph.constant(node.inputs[0]) is not None:
             continue
-        rows.append((meta.torch_module(node) or "", node.inputs[0].name))
+        # The pair on an output of the model leaves the output's name.
+        rounded = node.outputs[0] if node.outputs[0].is_graph_output() else node.inputs[0]
+        rows.append((meta.torch_module(node) or "", rounded.name))
     calls: Counter[str] = Counter()
     kept = []
     for path, name in rows:

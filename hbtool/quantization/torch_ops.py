@@ -308,6 +308,12 @@ def of_module(module: nn.Module) -> TorchOp:
     return UNKNOWN
 
 
+def passes_on(function: Any) -> bool:
+    """Whether a torch function or tensor method gives values of its first tensor's scale."""
+    op = _BY_FUNCTION.get(function) or _BY_METHOD.get(getattr(function, "__name__", ""), UNKNOWN)
+    return op.rule in (Rule.SAME, Rule.ROUNDED)
+
+
 def of_node(node: fx.Node, modules: dict[str, nn.Module]) -> TorchOp | None:
     """The operator of a graph node; None for inputs, outputs and attributes."""
     if node.op == "call_function":

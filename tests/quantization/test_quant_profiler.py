@@ -88,8 +88,15 @@ def test_the_profiler_page_holds_every_tool(stages, example: Tensor, tmp_path: P
     fused, prepared, fixed = stages
     pair = (fused, prepared) if mode == "FvsQ" else (prepared, fixed)
     page = tools.model_profiler(*pair, example, mode, tmp_path).read_text()
-    for name in ("get_module_called_count", "compare_weights", "profile_featuremap", "check_deploy_device"):
-        assert f"<h2>{name}</h2>" in page
+    for name in (
+        "featuremap_similarity",
+        "check_qconfig",
+        "get_module_called_count",
+        "compare_weights",
+        "profile_featuremap",
+        "check_deploy_device",
+    ):
+        assert f'<h2 id="{name}">' in page
 
 
 def trained(prepared: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hbtool.ir import graph
 from hbtool.runtime.reference import run_reference
 from hbtool.utils.onnx_helper import integer_graph_of
-from hbtool.utils.quant_profiler.questions import _examples, _publish, _table
+from hbtool.utils.quant_profiler.tables import examples, publish, table
 
 
 def script_profile(
@@ -33,16 +33,16 @@ def script_profile(
         mark_node_func: accepted for compatibility.
         compare_with_hbdk_parser: compare the model's outputs with the definition of every operator.
     """
-    inputs = _examples(example_inputs)
+    inputs = examples(example_inputs)
     values = _values(model, inputs)
-    lines = [_table(((n, list(v.shape), v.dtype) for n, v in values.items()), ("name", "shape", "dtype"))]
+    lines = [table(((n, list(v.shape), v.dtype) for n, v in values.items()), ("name", "shape", "dtype"))]
     if compare_with_hbdk_parser:
         wanted = _outputs(integer_graph_of(model, inputs), values)
         rows = [(n, bool(np.array_equal(a, b))) for (n, a), b in zip(wanted, _flat(model(*inputs)), strict=True)]
-        lines.append(_table(rows, ("name", "if equal")))
+        lines.append(table(rows, ("name", "if equal")))
         same = all(equal for _, equal in rows)
         lines.append(f"Torch run pt output is {'same' if same else 'NOT same'} with hbdk parser.")
-    _publish("\n\n".join(lines), True, out_dir, "script_profile.txt")
+    publish("\n\n".join(lines), True, out_dir, "script_profile.txt")
     return values
 
 
@@ -50,12 +50,12 @@ def compare_script_models(
     model1: nn.Module, model2: nn.Module, example_inputs: Any, march: Any = None
 ) -> list[tuple[str, bool]]:
     """(value, same bits) for every value that both fixed-point models have; the table is logged."""
-    inputs = _examples(example_inputs)
+    inputs = examples(example_inputs)
     first, second = _values(model1, inputs), _values(model2, inputs)
     rows = [(n, bool(np.array_equal(first[n], second[n]))) for n in first if n in second]
     same = all(equal for _, equal in rows) and set(first) == set(second)
     closing = "All ops in two ScriptModules are same." if same else "The two ScriptModules differ."
-    _publish(f"{_table(rows, ('name', 'if equal'))}\n{closing}", True, None, "")
+    publish(f"{table(rows, ('name', 'if equal'))}\n{closing}", True, None, "")
     return rows
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hbtool.errors import UsageError
 from hbtool.nn.qat.weighted import Weighted
 from hbtool.quantization.fixed_point import QuantizedGraphModule
-from hbtool.utils.quant_profiler.questions import _SIMILARITIES, _publish, _table
+from hbtool.utils.quant_profiler.features import write_histograms
+from hbtool.utils.quant_profiler.similarity import similarity_function
+from hbtool.utils.quant_profiler.tables import publish, table
 
 
 def compare_weights(
@@ -27,14 +28,12 @@ def compare_weights(
     Args:
         float_model: float model; `fuse_fx` it first, so that batch norms are folded in both.
         qat_quantized_model: prepared or converted model.
-        similarity_func: `Cosine`, `MSE`, `L1`, `SQNR` or a function of two flat tensors.
-        with_tensorboard: accepted for compatibility.
-        tensorboard_dir: accepted for compatibility.
+        similarity_func: `Cosine`, `MSE`, `L1`, `KL`, `SQNR` or a function of two flat tensors.
+        with_tensorboard: also write histograms of both for tensorboard, where it is installed.
+        tensorboard_dir: their folder, `tensorboard` if None.
         out_dir: folder of `weight_comparison.txt`, None for no file.
     """
-    function = _SIMILARITIES.get(similarity_func, similarity_func)
-    if not callable(function):
-        raise UsageError(f"unknown similarity {similarity_func!r}.", hint=f"Use {', '.join(_SIMILARITIES)}.")
+    function = similarity_function(similarity_func)
     quantized = qat_quantized_model
     if isinstance(quantized, QuantizedGraphModule):
         quantized = quantized.qat_model
@@ -52,7 +51,9 @@ def compare_weights(
         found[name] = {"float": reference.detach().clone(), "quantized": rounded}
         a, b = found[name]["float"].flatten().double(), rounded.flatten().double()
         rows.append((name, f"{float(function(a, b)):.7f}", f"{float((a - b).abs().max()):.7g}"))
-    _publish(_table(rows, ("Weight Name", "Similarity", "Atol")), True, out_dir, "weight_comparison.txt")
+    publish(table(rows, ("Weight Name", "Similarity", "Atol")), True, out_dir, "weight_comparison.txt")
+    if with_tensorboard:
+        write_histograms(((f"{n}:{k}", t) for n, pair in found.items() for k, t in pair.items()), tensorboard_dir)
     return found
 
 
