@@ -64,14 +64,10 @@ class Messages(nn.Module):
 
 def test_check_qconfig_prints_seven_messages(tmp_path: Path) -> None:
     wide = get_default_qat_qconfig(weight_dtype="qint16")
+    int16 = get_default_qat_qconfig(dtype="qint16")
+    names = {"wide": wide, "fine": int16, "mul": int16, "conv": get_default_qat_out_qconfig(), "left": None}
     x = torch.rand(1, 3, 6, 6) * 2 - 1
-    model = calibrated(
-        Messages(), x,
-        module_name={
-            "wide": wide, "fine": get_default_qat_qconfig(dtype="qint16"), "mul": get_default_qat_qconfig(dtype="qint16"), "conv": get_default_qat_out_qconfig(),
-            "left": None,
-        },
-    )  # fmt: skip
+    model = calibrated(Messages(), x, module_name=names)
     found = tools.check_qconfig(model, x, out_dir=tmp_path)
     assert found == [
         "fine: Fixed scale 3.05e-05",
