@@ -414,7 +414,7 @@ class _Attempt:
                     copied.add(box)
                     self._copy(old, slot, box, rolling, core)
             if tensor in rolling.loaded:
-                self._load(tensor, kept[1], self.done[tensor][band], slot, core)
+                self._load(key, tensor, (kept[1], self.done[tensor][band]), slot, core)
         return slot
 
     def _copy(self, old: Slot, new: Slot, box: Box, rolling: Rolling, core: int) -> None:
@@ -423,11 +423,12 @@ class _Attempt:
         job = Job("vector", vector_ops=box_bytes(box, 1), bits=8 * rolling.item_bytes)
         self.runner.emitter.add("vector", core, COPY, {}, [source], [target], self.r.layer, job)
 
-    def _load(self, tensor: Tensor, start: int, stop: int, slot: Slot, core: int) -> None:
-        if start < stop:
-            box = rows_box(tensor.shape, start, stop)
+    def _load(self, key: Tensor | Storage, tensor: Tensor, rows: tuple[int, int], slot: Slot, core: int) -> None:
+        if rows[0] < rows[1]:
+            box = rows_box(tensor.shape, *rows)
             source = self.r.operand(tensor, box, self.r.home(self.r.of(tensor)))
-            self.r.transfer(source, Operand(slot.view(box, tensor.type), slot, box), tensor.item_bytes, core)
+            inner = self._in_key(tensor, box, key)
+            self.r.transfer(source, Operand(slot.view(inner, tensor.type), slot, inner), tensor.item_bytes, core)
 
 
 def _number(tensor: Tensor) -> int:

@@ -63,6 +63,6 @@ def _time_axis(total_us: float) -> list[str]:
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * share
         anchor = {0.0: "start", 1.0: "end"}.get(share, "middle")
-        label = f"{total_us * share / size:.3g} {unit}"
+        label = f"{total_us * share / size:.4g} {unit}"
         labels.append(f'<text x="{x:.1f}" y="{_HEIGHT - 8:g}" text-anchor="{anchor}">{label}</text>')
     return labels

@@ -30,6 +30,10 @@ _STYLE = (
 )
 
 
+SMALLEST = 0.7
+"""How far a page may shrink the picture to its width; below that it scrolls."""
+
+
 def diagram_svg(structure: Structure, title: str, *, paper: bool) -> str:
     """The picture as an SVG document.
 
@@ -42,7 +46,8 @@ def diagram_svg(structure: Structure, title: str, *, paper: bool) -> str:
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" class="structure" '
         f'viewBox="0 0 {placed.width:.0f} {placed.height:.0f}" '
-        f'width="{placed.width:.0f}" height="{placed.height:.0f}" role="img" aria-label="{_text(title)}">',
+        f'width="{placed.width:.0f}" height="{placed.height:.0f}" role="img" aria-label="{_text(title)}" '
+        f'style="min-width:{SMALLEST * placed.width:.0f}px">',
         f"<title>{_text(title)}</title><style>{_STYLE}</style>",
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         f'<path d="M0 0.5 L7.5 4 L0 7.5 z" style="fill:var(--arrow,{ARROW})"/></marker></defs>',

@@ -30,7 +30,7 @@ COLUMNS = (
     ("Segment", "text"),
     ("Part of latency", "number"),
     ("Limited by", "text"),
-    ("Computing (no DDR)", "number"),
+    ("Computing", "number"),
     ("Load", "number"),
     ("Store", "number"),
     ("Active period", "number"),

@@ -45,6 +45,8 @@ def test_a_random_network_keeps_its_bits(seed: int, memory: int, level: str, mod
         (230, 15, 10_000, "O2"),
         # A band copies one part of a join; the others lie in its storage since before the group.
         (264, 13, 20_000, "O3"),
+        # As before, and the part that is not copied is not the first.
+        (620, 7, 30_000, "O3"),
         # A join without copies, and a slice of it, inside a group.
         (500, 16, 20_000, "O3"),
     ],
