@@ -23,19 +23,16 @@ from hbtool.compiler.options import CompileOptions
 from hbtool.config.dump import dump
 from hbtool.config.inputs import InputConfig
 from hbtool.config.schema import LoadedConfig
-from hbtool.errors import ArtifactError, ConfigError, ModelError
+from hbtool.errors import ArtifactError, ConfigError
 from hbtool.flows.float_stage import FloatStage
+from hbtool.flows.input_batch import check_batch_ahead, with_batch
 from hbtool.flows.inputs import input_formats
 from hbtool.flows.quantize_stage import QuantizeStage
 from hbtool.flows.run_record import versions
 from hbtool.flows.talk import Talk
-from hbtool.ir import graph
-from hbtool.ir.onnx_session import make_session
 from hbtool.ir.save import model_bytes, write_text
 from hbtool.passes.expose_layers import expose_layers
-from hbtool.passes.lower_to_integer import lower_to_integer
 from hbtool.passes.remove_border_nodes import RemovedNode, removable, remove_border_nodes
-from hbtool.passes.set_batch import set_batch
 from hbtool.passes.to_standard_onnx import to_standard_onnx
 from hbtool.runtime.artifact import Artifact
 from hbtool.target.target import Target, to_json
@@ -85,7 +82,7 @@ def finish_stage(stage: FloatStage, quantized: QuantizeStage, talk: Talk) -> Fin
     batch = stage.loaded.input_parameters.input_batch
     if batch == 1:
         return Finished(single, standard, to_standard_onnx(single) if removed else None, removed, layers)
-    whole = _with_batch(stage, quantized, integer, batch, expose=model.layer_out_dump)
+    whole = with_batch(stage, quantized, integer, expose=model.layer_out_dump)
     removed_whole = remove_nodes(whole, stage.check.remove_node_name, model.remove_node_type, None)
     talk.info(f"input_batch: the artifact takes {batch} images at once; the ONNX products keep batch 1")
     return Finished(whole, standard, to_standard_onnx(single) if removed else None, removed_whole, layers)
@@ -133,68 +130,8 @@ def check_ahead(stage: FloatStage) -> None:
             where=str(stage.loaded.place("compiler_parameters", "core_num")),
             hint=f"Write at most {stage.target.cores}.",
         )
-    batch = stage.loaded.input_parameters.input_batch
-    if batch > 1:
-        whole = _batched(stage, stage.optimized, batch)
-        _check_batch(stage, stage.optimized, whole, batch, tolerance=1e-3)
-
-
-def _with_batch(stage: FloatStage, quantized: QuantizeStage, single: ir.Model, batch: int, *, expose: bool) -> ir.Model:
-    """The INTEGER graph for several images, proven to give the bits that single images give."""
-    ranged = _batched(stage, quantized.quantized.ranged, batch)
-    whole = lower_to_integer(ranged, stage.family, stage.target.multiplier_bits)
-    if expose:
-        whole, _ = expose_layers(whole)
-    _check_batch(stage, to_standard_onnx(single), to_standard_onnx(whole), batch)
-    return whole
-
-
-_BATCH_HINT = "Remove input_batch, or export the model so that no node mixes the batch with other axes."
-
-
-def _batched(stage: FloatStage, model: ir.Model, batch: int) -> ir.Model:
-    try:
-        return set_batch(model, batch)
-    except ModelError as error:
-        message = f"{error.where}: {error.message}" if error.where else error.message
-        place = str(stage.loaded.place("input_parameters", "input_batch"))
-        raise ConfigError(f"input_batch: {message}.", where=place, hint=_BATCH_HINT) from error
-
-
-def _check_batch(
-    stage: FloatStage, single: ir.Model, whole: ir.Model, batch: int, *, tolerance: float | None = None
-) -> None:
-    """Every image of a batch gives what it gives alone: the same bits, or float results within a tolerance."""
-    rng = np.random.default_rng(0)
-    feeds = {
-        graph.value_name(v): _random(rng, (batch, *graph.static_shape(v)[1:]), v.dtype) for v in single.graph.inputs
-    }
-    one, many = make_session(single), make_session(whole)
-    names = [o.name for o in one.get_outputs()]
-    together = many.run(names, feeds)
-    for index in range(batch):
-        alone = one.run(names, {name: array[index : index + 1] for name, array in feeds.items()})
-        for name, a, b in zip(names, alone, together, strict=True):
-            if a.shape[0] != 1 or a.shape[1:] != b.shape[1:] or not _equal(a[0], b[index], tolerance):
-                raise ConfigError(
-                    f"input_batch: output {name!r} of {batch} images differs from that of single images.",
-                    where=str(stage.loaded.place("input_parameters", "input_batch")),
-                    hint=_BATCH_HINT,
-                )
-
-
-def _equal(a: np.ndarray, b: np.ndarray, tolerance: float | None) -> bool:
-    if tolerance is None or a.dtype.kind != "f":
-        return bool(np.array_equal(a, b))
-    # onnxruntime sums in another order for other batches; a node that mixes images is off by far more.
-    return bool(np.abs(a - b).max(initial=0.0) <= tolerance * max(1.0, float(np.abs(a).max(initial=0.0))))
-
-
-def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: ir.DataType | None) -> np.ndarray:
-    kind = np.dtype(np.float32) if dtype is None else np.dtype(dtype.numpy())
-    if kind.kind == "f":
-        return rng.standard_normal(shape).astype(kind)
-    return rng.integers(-128, 128, shape).astype(kind) if kind == np.int8 else rng.integers(0, 2, shape).astype(kind)
+    if stage.loaded.input_parameters.input_batch > 1:
+        check_batch_ahead(stage)
 
 
 def build_artifact(stage: FloatStage, quantized: QuantizeStage, finished: Finished, talk: Talk) -> Artifact:

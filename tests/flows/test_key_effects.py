@@ -90,3 +90,21 @@ def test_marches_without_figures_of_their_own_say_whose_they_use(
     assert any(f"march {march}: most figures" in text for text in listening.warnings)
     assert result.artifact.target.sources["vector_ops"].startswith("as nash-")
     assert verify(result.artifact_path).passed
+
+
+@pytest.mark.parametrize("node", ["conv1", "pool", "conv2"])
+def test_a_batch_with_float_nodes_on_the_cpu(build: Build, node: str) -> None:
+    result = build(input__input_batch="5", calibration__run_on_cpu=node)
+    session = Session(result.artifact_path)
+    assert session.get_inputs()[0].shape == [5, 3, 8, 8]
+    assert verify(result.artifact_path).passed
+
+
+def test_a_batch_larger_than_what_is_tried(build: Build) -> None:
+    result = build(input__input_batch="33", compiler__optimize_level="O1")
+    session = Session(result.artifact_path)
+    images = RNG.standard_normal((33, 3, 8, 8)).astype(np.float32)
+    whole = session.run(None, {"x": images})
+    alone = Session(build().artifact).run(None, {"x": images[32:]})
+    for many, one in zip(whole, alone, strict=True):
+        np.testing.assert_array_equal(many[32:], one)
