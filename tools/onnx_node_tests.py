@@ -32,7 +32,7 @@ from hbtool.ir.load import prepare_model
 from hbtool.ir.onnx_session import make_session
 from hbtool.numerics import qtype
 from hbtool.numerics.ranges import Range
-from hbtool.ops.op import Family, float_op, is_integer
+from hbtool.ops.op import FAMILIES, Family, float_op, is_integer
 from hbtool.passes.attach_ranges import RangeOptions, attach_ranges, values_to_observe
 from hbtool.passes.fuse_clamps import fuse_clamps
 from hbtool.passes.lower_to_integer import lower_to_integer
@@ -260,18 +260,34 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def page(outcomes: list[Outcome]) -> str:
+def summary(outcomes: Mapping[Family, list[Outcome]]) -> str:
+    """One row per BPU family."""
+    lines = ["| family | BPU | BPU and CPU | CPU | refused | failed |", "|---|" + "---:|" * 5]
+    for family, found in outcomes.items():
+        passed = collections.Counter(o.device for o in found if o.verdict == "passed")
+        refused = sum(o.verdict == "refused" for o in found)
+        counts = (*(passed[d] for d in ("BPU", "both", "CPU")), refused, sum(o.failed for o in found))
+        lines.append(f"| {family} | " + " | ".join(map(str, counts)) + " |")
+    return "\n".join(lines)
+
+
+def page(by_family: Mapping[Family, list[Outcome]]) -> str:
     """docs/onnx_node_tests.md."""
-    judged = [o for o in outcomes if o.verdict != "onnxruntime fails"]
+    outcomes = by_family["bayes-e"]
+    judged = [o for found in by_family.values() for o in found if o.verdict != "onnxruntime fails"]
     passed = sum(not o.failed for o in judged)
     return f"""# The onnx package's node tests through hbtool
 
-Written by `tools/onnx_node_tests.py` with onnx {onnx.__version__}; do not edit. Target: bayes-e, every operator that
+Written by `tools/onnx_node_tests.py` with onnx {onnx.__version__}; do not edit. Every BPU family; every operator that
 the BPU can take asked for, ranges from the test's own inputs.
 
 {passed} of {len(judged)} cases that onnxruntime itself passes go through hbtool ({100 * passed / len(judged):.1f} %).
+
+{summary(by_family)}
+
 On the CPU the result equals onnxruntime's bit for bit. On the BPU the definition and stock onnxruntime agree bit for
-bit, and the last column is the largest error against the float operator on the quantized inputs.
+bit, and the last column of the table of bayes-e is the largest error against the float operator on the quantized
+inputs.
 
 {table(outcomes)}
 """
@@ -280,12 +296,13 @@ bit, and the last column is the largest error against the float operator on the 
 def main() -> int:
     """Run everything; exit code 1 if a case failed."""
     root = Path(__file__).resolve().parents[1]
-    outcomes = [run_case(case) for case in cases()]
-    for outcome in outcomes:
-        if outcome.failed and "--list" in sys.argv:
-            print(f"{outcome.case.name}: {outcome.verdict}")
+    outcomes = {family: [run_case(case, family) for case in cases()] for family in FAMILIES}
+    failed = [(family, o) for family, found in outcomes.items() for o in found if o.failed]
+    for family, outcome in failed:
+        if "--list" in sys.argv:
+            print(f"{family} {outcome.case.name}: {outcome.verdict}")
     (root / "docs" / "onnx_node_tests.md").write_text(page(outcomes), encoding="utf-8")
-    return int(any(o.failed for o in outcomes))
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

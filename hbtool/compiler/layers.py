@@ -148,19 +148,7 @@ class Layer:
     def job(self, tile: Tile, out: tuple[int, ...]) -> Job:
         """The work of producing a tile of shape `out`."""
         shapes = [None if t is None else sizes(self.operand_box(tile, i)) for i, t in enumerate(self.inputs)]
-        work = self.op.work(tile.attributes, shapes, out, self._types)
-        unit = "matrix" if work.unit == "matrix" else "vector"
-        return Job(
-            unit,
-            work.rows,
-            work.repeats,
-            work.outputs,
-            work.inputs,
-            work.taps,
-            work.groups,
-            work.vector_ops,
-            work.bits,
-        )
+        return Job.of(self.op.work(tile.attributes, shapes, out, self._types))
 
     @cached_property
     def attribute_values(self) -> dict[str, Any]:

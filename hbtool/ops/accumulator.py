@@ -22,8 +22,19 @@ def finish(m: IntMath, a: Any, acc: Array, bias: Array | None, factor: Array) ->
     y_type = int_type(a.y_type)
     if y_type is INT32:
         return m.narrow(total, INT32)
-    y = m.requantize(total, factor, y_type, a.y_zero_point)
+    return clamped(m, a, m.requantize(total, factor, y_type, a.y_zero_point))
+
+
+def clamped(m: IntMath, a: Any, y: Array) -> Array:
+    """The clamp an operator absorbed; `a` has y_type, clamp_min, clamp_max."""
+    y_type = int_type(a.y_type)
     return m.clamp(y, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
+
+
+def clamped_onnx(b: OnnxBuilder, a: Any, y: ir.Value) -> ir.Value:
+    """The same in standard ONNX."""
+    y_type = int_type(a.y_type)
+    return b.clamp(y, y_type, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
 
 
 def finish_onnx(

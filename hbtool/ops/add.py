@@ -13,6 +13,7 @@ from hbtool.ir import graph, meta
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, int_type
 from hbtool.numerics.rescale import dyadic_ratios
+from hbtool.ops.accumulator import clamped, clamped_onnx
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Broadcasting, same_or_per_channel
@@ -48,7 +49,7 @@ class Add(IntegerOp):
         terms = [(x[0], a.a_zero_point, a.a_ratio), (x[1], a.b_zero_point, a.b_ratio)]
         y_type = int_type(a.y_type)
         y = m.weighted_sum(terms, y_type, a.y_zero_point)
-        return m.clamp(y, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
+        return clamped(m, a, y)
 
     def to_onnx(  # noqa: D102
         self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
@@ -86,7 +87,7 @@ class Add(IntegerOp):
             ]
             total = b.op("Round", b.op("Add", *terms))
             y = b.from_float(b.op("Cast", total, to=int(ir.DataType.FLOAT)), y_type, a.y_zero_point)
-        return [b.clamp(y, y_type, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))]
+        return [clamped_onnx(b, a, y)]
 
     @staticmethod
     def _term(b: OnnxBuilder, operand: Operand, zero_point: int, ratio: float) -> ir.Value:

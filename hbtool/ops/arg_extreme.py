@@ -16,7 +16,8 @@ from hbtool.ops.boundary import INDEX, requantized
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand, encoded_type
-from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Rule, SameAs, Sample, Tile, Unquantized, Work, constraint
+from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Rule, SameAs, Sample, Tile, Unquantized, constraint
+from hbtool.target.job import Work
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
-from hbtool.ops.accumulator import exact_convolutions, finish, finish_onnx, int32_fits, int32_product
+from hbtool.ops.accumulator import clamped_onnx, exact_convolutions, finish, finish_onnx, int32_fits, int32_product
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
 from hbtool.ops.reshape import Reshape, ReshapeAttributes
 from hbtool.ops.window import Window, window_of
+from hbtool.target.job import Work
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Conv(IntegerOp):
                 b.const(bias.constant()),
                 **window,
             )
-            return [b.clamp(y, INT8, max(a.clamp_min, INT8.min), min(a.clamp_max, INT8.max))]
+            return [clamped_onnx(b, a, y)]
         if data.type is INT8 and y_type is INT32 and _is_product(a, weight.shape):
             matrix = weight.constant().reshape(weight.shape[:2])
             if int32_fits(matrix, bias.constant()):

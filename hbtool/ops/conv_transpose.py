@@ -12,12 +12,13 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
-from hbtool.ops.accumulator import exact_convolutions, finish, finish_onnx
+from hbtool.ops.accumulator import clamped_onnx, exact_convolutions, finish, finish_onnx
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.interleave import interleave
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
+from hbtool.target.job import Work
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class ConvTranspose(IntegerOp):
                 b.const(flat_bias),
                 **window,
             )
-            y = b.clamp(y, INT8, max(a.clamp_min, INT8.min), min(a.clamp_max, INT8.max))
+            y = clamped_onnx(b, a, y)
         else:
             sums = exact_convolutions(b, data, a.x_zero_point, kernel, window)
             shape = (1, -1, *(1 for _ in a.strides))

@@ -17,7 +17,8 @@ from hbtool.ops.chain import Chain
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, IntegerOp, Rule, SameAs, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, IntegerOp, Rule, SameAs, Sample, Tile, constraint
+from hbtool.target.job import Work
 
 POSITION_BITS = 8
 """Coordinates count 2^-8 pixels, fewer where the grid reaches so far that float32 would not hold them."""

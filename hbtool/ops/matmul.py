@@ -12,10 +12,11 @@ import onnx_ir as ir
 from hbtool.ir import graph, meta
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, QParams, int_type
-from hbtool.ops.accumulator import exact_float_parts, finish, finish_onnx, int32_fits, int32_product
+from hbtool.ops.accumulator import clamped_onnx, exact_float_parts, finish, finish_onnx, int32_fits, int32_product
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.onnx_builder import EXACT_FLOAT32, OnnxBuilder, Operand
-from hbtool.ops.op import Box, Family, FloatOp, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, Family, FloatOp, IntegerOp, Sample, Tile, constraint
+from hbtool.target.job import Work
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class MatMul(IntegerOp):
             y = self._product(b, a, left, right, factor)
         else:
             return [self._exact(b, a, left, right, bias, factor)]
-        return [b.clamp(y, INT8, max(a.clamp_min, INT8.min), min(a.clamp_max, INT8.max))]
+        return [clamped_onnx(b, a, y)]
 
     @staticmethod
     def _gemm(b: OnnxBuilder, a: Any, left: Operand, right: Operand, bias: Operand, factor: Operand) -> ir.Value:

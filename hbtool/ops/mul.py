@@ -13,6 +13,7 @@ from hbtool.ir import graph, meta
 from hbtool.numerics import qtype
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, int_type
+from hbtool.ops.accumulator import clamped_onnx, finish
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.conv import fold_input_scales, lower_conv
 from hbtool.ops.integer_builder import IntegerBuilder
@@ -44,9 +45,7 @@ class Mul(IntegerOp):
 
     def kernel(self, m: IntMath, a: Any, *x: Array | None) -> Array:  # noqa: D102
         product = m.multiply(m.widen(x[0], a.a_zero_point), m.widen(x[1], a.b_zero_point))
-        y_type = int_type(a.y_type)
-        y = m.requantize(product, x[2], y_type, a.y_zero_point)
-        return m.clamp(y, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
+        return finish(m, a, product, None, x[2])
 
     def to_onnx(  # noqa: D102
         self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
@@ -57,7 +56,7 @@ class Mul(IntegerOp):
         # QLinearMul rounds differently; plain float steps are the definition: the product of two int16 rounds once.
         product = b.op("Mul", b.as_float(left, a.a_zero_point), b.as_float(right, a.b_zero_point))
         y = b.from_float(b.op("Mul", product, b.value(factor)), y_type, a.y_zero_point)
-        return [b.clamp(y, y_type, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))]
+        return [clamped_onnx(b, a, y)]
 
     def tile(  # noqa: D102
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box

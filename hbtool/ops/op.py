@@ -25,6 +25,7 @@ from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import IntType
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand, attr
+from hbtool.target.job import Work
 
 Family = Literal["bernoulli2", "bayes", "bayes-e", "nash"]
 """BPU generations that differ in what they accept."""
@@ -146,41 +147,6 @@ class Sample:
     outputs: int = 1
     steps: float = 1.0
     domain: str = ""
-
-
-Unit = Literal["matrix", "vector", "move"]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the machine has to do for one operator or one tile of it; the target turns it into cycles.
-
-    Attributes:
-        unit: `matrix` (multiply-accumulate array), `vector` (elementwise, table, pooling) or `move` (addresses only).
-        rows: independent output positions along the image row or matrix row (W, or M of a matrix product).
-        repeats: how many such rows there are (N * H).
-        outputs: output channels of one group.
-        inputs: input channels of one group.
-        taps: kernel positions (1 for a matrix product).
-        groups: groups (depthwise: as many as channels).
-        vector_ops: elementwise operations of the vector unit.
-        bits: width of the activations.
-    """
-
-    unit: Unit
-    rows: int = 0
-    repeats: int = 0
-    outputs: int = 0
-    inputs: int = 0
-    taps: int = 1
-    groups: int = 1
-    vector_ops: int = 0
-    bits: int = 8
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulate operations."""
-        return self.rows * self.repeats * self.outputs * self.inputs * self.taps * self.groups
 
 
 Box = tuple[tuple[int, int], ...]

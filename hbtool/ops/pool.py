@@ -12,12 +12,14 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT32, IntType, int_type
+from hbtool.ops.accumulator import clamped_onnx, finish
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
 from hbtool.ops.window import Window, window_of
+from hbtool.target.job import Work
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,7 @@ class AveragePool(IntegerOp):
             dilations=a.dilations,
             pad_value=0,
         )
-        y_type = int_type(a.y_type)
-        y = m.requantize(total, x[1], y_type, a.y_zero_point)
-        return m.clamp(y, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
+        return finish(m, a, total, None, x[1])
 
     def to_onnx(  # noqa: D102
         self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
@@ -149,7 +149,7 @@ class AveragePool(IntegerOp):
                 **window,
             )
             y = b.from_float(b.op("Mul", total, b.value(factor)), y_type, a.y_zero_point)
-        return [b.clamp(y, y_type, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))]
+        return [clamped_onnx(b, a, y)]
 
     def tile(  # noqa: D102
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box

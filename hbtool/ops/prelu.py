@@ -12,12 +12,14 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT32, IntType, int_type
+from hbtool.ops.accumulator import clamped_onnx, finish
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
 from hbtool.ops.table import lower_table
+from hbtool.target.job import Work
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,7 @@ class PRelu(IntegerOp):
     def kernel(self, m: IntMath, a: Any, *x: Array | None) -> Array:  # noqa: D102
         wide = m.widen(x[0], a.x_zero_point)
         factor = m.where(m.compare("ge", wide, m.clamp(wide, 0, 0)), x[1], x[2])
-        y_type = int_type(a.y_type)
-        y = m.requantize(wide, factor, y_type, a.y_zero_point)
-        return m.clamp(y, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
+        return finish(m, a, wide, None, factor)
 
     def to_onnx(  # noqa: D102
         self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
@@ -58,7 +58,7 @@ class PRelu(IntegerOp):
         positive = b.op("Mul", b.op("Relu", real), b.value(above))
         negative = b.op("Mul", b.op("Min", real, b.const(0.0, np.float32)), b.value(below))
         y = b.from_float(b.op("Add", positive, negative), y_type, a.y_zero_point)
-        return [b.clamp(y, y_type, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))]
+        return [clamped_onnx(b, a, y)]
 
     def tile(  # noqa: D102
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box

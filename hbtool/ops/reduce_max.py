@@ -15,8 +15,9 @@ from hbtool.numerics.qtype import IntType
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, constraint
 from hbtool.ops.reduce_mean import Reduction, reduced_box, reduction_axes
+from hbtool.target.job import Work
 
 
 @dataclass(frozen=True)

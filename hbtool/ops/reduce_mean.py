@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -12,10 +12,12 @@ import onnx_ir as ir
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT32, IntType, int_type
+from hbtool.ops.accumulator import clamped_onnx, finish
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import EXACT_FLOAT32, OnnxBuilder, Operand
-from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, constraint
+from hbtool.target.job import Work
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ class ReduceSum(IntegerOp):
     name = "ReduceSum"
     Attributes = SumAttributes
     parameters = (1,)
+    squared: ClassVar[bool] = False
 
     def kernel(self, m: IntMath, a: Any, *x: Array | None) -> Array:  # noqa: D102
-        total = m.reduce(m.widen(x[0], a.x_zero_point), "sum", a.axes, bool(a.keepdims))
-        y_type = int_type(a.y_type)
-        y = m.requantize(total, x[1], y_type, a.y_zero_point)
-        return m.clamp(y, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
+        wide = m.widen(x[0], a.x_zero_point)
+        total = m.reduce(m.multiply(wide, wide) if self.squared else wide, "sum", a.axes, bool(a.keepdims))
+        return finish(m, a, total, None, x[1])
 
     def to_onnx(  # noqa: D102
         self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
@@ -52,15 +54,17 @@ class ReduceSum(IntegerOp):
         y_type = int_type(a.y_type)
         count = graph.elements([operand.shape[i] for i in a.axes])
         real = b.as_float(operand, a.x_zero_point)
-        exact = count << operand.type.bits < EXACT_FLOAT32
+        exact = count << (operand.type.bits * (1 + self.squared)) < EXACT_FLOAT32
         if not exact:
             real = b.op("Cast", real, to=int(ir.DataType.DOUBLE))
+        if self.squared:
+            real = b.op("Mul", real, real)
         # ONNX takes an empty list of axes for all of them.
         total = b.op("ReduceSum", real, b.const(a.axes, np.int64), keepdims=a.keepdims) if a.axes else real
         if not exact:
             total = b.op("Cast", total, to=int(ir.DataType.FLOAT))
         y = b.from_float(b.op("Mul", total, b.value(factor)), y_type, a.y_zero_point)
-        return [b.clamp(y, y_type, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))]
+        return [clamped_onnx(b, a, y)]
 
     def tile(  # noqa: D102
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box

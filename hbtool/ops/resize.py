@@ -16,7 +16,8 @@ from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
+from hbtool.target.job import Work
 
 WEIGHT_BITS = 8
 """Interpolation weights are integers over 2^8: 128 * 2^8 * 2^8 stays exact in float32."""

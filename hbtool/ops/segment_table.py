@@ -12,7 +12,8 @@ from hbtool.numerics import piecewise
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT16, IntType
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, IntegerOp, Tile, Work
+from hbtool.ops.op import Box, IntegerOp, Tile
+from hbtool.target.job import Work
 
 
 class SegmentTable(IntegerOp):

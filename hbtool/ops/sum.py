@@ -13,11 +13,13 @@ from hbtool.ir import graph, meta
 from hbtool.numerics.int_math import Array, IntMath
 from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, int_type
 from hbtool.numerics.rescale import dyadic_ratios
+from hbtool.ops.accumulator import clamped, clamped_onnx
 from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Broadcasting, same_or_per_channel
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, Work, constraint
+from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, constraint
+from hbtool.target.job import Work
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class WeightedSum(IntegerOp):
     def kernel(self, m: IntMath, a: Any, *x: Array | None) -> Array:  # noqa: D102
         y_type = int_type(a.y_type)
         y = m.weighted_sum(list(zip(x, a.zero_points, a.ratios, strict=True)), y_type, a.y_zero_point)
-        return m.clamp(y, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))
+        return clamped(m, a, y)
 
     def to_onnx(  # noqa: D102
         self, b: OnnxBuilder, a: Any, x: Sequence[Operand | None], types: Sequence[IntType]
@@ -54,7 +56,7 @@ class WeightedSum(IntegerOp):
             terms.append(b.op("Mul", real, b.const(ratio, np.float64)))
         total = b.op("Round", b.op("Sum", *terms))
         y = b.from_float(b.op("Cast", total, to=int(ir.DataType.FLOAT)), y_type, a.y_zero_point)
-        return [b.clamp(y, y_type, max(a.clamp_min, y_type.min), min(a.clamp_max, y_type.max))]
+        return [clamped_onnx(b, a, y)]
 
     def tile(  # noqa: D102
         self, a: Any, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...], box: Box

@@ -1,29 +1,31 @@
-"""The numbers of one instruction that decide how long it takes."""
+"""The numbers that decide how long something takes on the machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Unit = Literal["matrix", "vector", "move", "dma"]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What one instruction has to do.
+class Work:
+    """What the machine has to do for one operator or one tile of it; the target turns it into cycles.
 
     Attributes:
-        unit: `matrix` (multiply-accumulate array), `vector` (elementwise, table, pooling, copies) or `dma`.
-        rows: neighbouring output positions (W, or M of a matrix product).
+        unit: `matrix` (multiply-accumulate array), `vector` (elementwise, table, pooling, copies), `move` (addresses
+            only) or `dma`.
+        rows: independent, neighbouring output positions (W, or M of a matrix product).
         repeats: how many such rows there are (N * H).
         outputs: output channels of one group.
         inputs: input channels of one group.
-        taps: kernel positions.
+        taps: kernel positions (1 for a matrix product).
         groups: groups (depthwise: as many as channels).
-        vector_ops: elementwise operations.
+        vector_ops: elementwise operations of the vector unit.
         bits: width of the activations.
-        loaded_bytes: bytes read from DDR, padding included.
-        stored_bytes: bytes written to DDR, padding included.
     """
 
-    unit: str
+    unit: Unit
     rows: int = 0
     repeats: int = 0
     outputs: int = 0
@@ -32,10 +34,26 @@ class Job:
     groups: int = 1
     vector_ops: int = 0
     bits: int = 8
-    loaded_bytes: int = 0
-    stored_bytes: int = 0
 
     @property
     def macs(self) -> int:
         """Multiply-accumulate operations, padding not counted."""
         return self.rows * self.repeats * self.outputs * self.inputs * self.taps * self.groups
+
+
+@dataclass(frozen=True)
+class Job(Work):
+    """What one instruction has to do.
+
+    Attributes:
+        loaded_bytes: bytes read from DDR, padding included.
+        stored_bytes: bytes written to DDR, padding included.
+    """
+
+    loaded_bytes: int = 0
+    stored_bytes: int = 0
+
+    @classmethod
+    def of(cls, work: Work) -> Job:
+        """The instruction that does `work`; what only moves is copied by the vector unit."""
+        return cls(**vars(replace(work, unit="matrix" if work.unit == "matrix" else "vector")))
