@@ -145,12 +145,12 @@ def distribution_command(
         return
     cells = [
         (
-            shortened(d.name), d.kind, f"{d.low:.5g}", f"{d.high:.5g}", f"{d.mean:.4g}", f"{d.variance:.4g}",
+            shortened(d.node), shortened(d.name), d.kind, f"{d.low:.5g}", f"{d.high:.5g}", f"{d.mean:.4g}", f"{d.variance:.4g}",
             "--" if d.threshold is None else f"{d.threshold:.5g}", f"{d.imbalance:.1f}", d.remark,
         )
         for d in found
     ]  # fmt: skip
-    header = ("Tensor", "Kind", "Low", "High", "Mean", "Variance", "Threshold", "Imbalance", "Remark")
+    header = ("Node", "Tensor", "Kind", "Low", "High", "Mean", "Variance", "Threshold", "Imbalance", "Remark")
     print_result(text_table("Distributions", header, cells))
 
 

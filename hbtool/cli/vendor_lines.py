@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hbtool.cli.debugger_lines import translate_debugger
+
 Line = tuple[list[str], list[str]]
 """Arguments, and remarks about what was left out."""
 
@@ -22,6 +24,7 @@ TOOLS = {
     "hb_config_generator": "init",
     "hb_compile": "makertbin",
     "vec_diff": "vec-diff",
+    "hmct-debugger": "debug",
 }
 """The vendor's tool -> the command that does its work."""
 
@@ -135,4 +138,8 @@ def _compile(words: list[str]) -> Line:
     return ["makertbin" if builds or not words or "--help" in words else "checker", *found], remarks
 
 
-_CHANGES: dict[str, Callable[[list[str]], Line]] = {"info": _info, "verify": _verify}
+_CHANGES: dict[str, Callable[[list[str]], Line]] = {
+    "info": _info,
+    "verify": _verify,
+    "debug": translate_debugger,
+}

@@ -14,7 +14,9 @@ from hbtool.analysis.growth import growth
 from hbtool.analysis.metrics import METRICS, measure
 from hbtool.analysis.readout import Readout
 from hbtool.analysis.sensitivity import SensitivityRequest, sensitivity
+from hbtool.analysis.stages import STAGES
 from hbtool.analysis.subject import Points, partly_quantized
+from hbtool.cli.main import run
 from hbtool.errors import UsageError
 from hbtool.flows.debug import Analysis, analyse, analyse_files, layers
 from hbtool.flows.debug_page import run_all
@@ -90,6 +92,20 @@ def test_stages(analysis: Analysis) -> None:
         layers(analysis, "optimized", "later")
 
 
+STAGE_PAIRS = [(a, b) for i, a in enumerate(STAGES) for b in STAGES[i + 1 :]]
+
+
+@pytest.mark.parametrize(("first", "second"), [*STAGE_PAIRS, ("artifact", "optimized")])
+def test_any_two_stages_compare(analysis: Analysis, first: str, second: str) -> None:
+    rows = {r.value: r for r in layers(analysis, first, second)}
+    assert "y" in rows
+    rounds = {first, second} & {"calibrated", "quantized", "artifact"}
+    spoiled = bool(rounds) and bool({first, second} & {"original", "optimized"})
+    assert (rows["y"].measures.cosine < 0.99) is spoiled
+    if rounds == {"quantized", "artifact"}:
+        assert all(r.measures.mse == 0 for r in rows.values())
+
+
 def test_stage_files_give_the_same_as_the_configuration(tmp_path: Path, analysis: Analysis) -> None:
     made = makertbin(project(tmp_path))
     again = analyse_files(made.files["calibrated_model"], tmp_path / "out" / "calibration_data", "bayes-e")
@@ -119,3 +135,29 @@ def test_the_page_opens_offline(tmp_path: Path, analysis: Analysis) -> None:
     page.feed(result.path.read_text())
     assert page.loads == [] and page.tags.count("svg") >= 10 and page.tags.count("table") >= 4
     assert "script" not in page.tags
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "get-sensitivity-of-nodes {model} {data} -m ['cosine-similarity','mse'] -n node -d 2 -v True",
+        "get-sensitivity-of-nodes {model} {data} -n activation -i ['conv2'] -o y",
+        "plot-acc-error {model} {data} -q ['conv2','conv3'] -m cosine-similarity -a True -s out",
+        "plot-acc-error {model} {data} -nq [['conv2'],['conv3']]",
+        "plot-distribution {model} {data} -n ['conv2']",
+        "get-channelwise-data-distribution {model} {data} -n conv2",
+        "runall {model} {data} -s {folder} -d 1",
+    ],
+)
+def test_lines_of_the_vendors_debugger(line: str, stage_files: tuple[Path, Path], capsys) -> None:
+    model, data = stage_files
+    words = line.format(model=model, data=data, folder=model.parent).split(" ")
+    assert run(["hmct-debugger", *words]) == 0
+    assert PLANTED in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def stage_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("stages")
+    made = makertbin(project(folder))
+    return made.files["calibrated_model"], folder / "out" / "calibration_data"

@@ -152,6 +152,30 @@ def test_the_first_infinite_gradient_is_named(stages, example: Tensor) -> None:
     assert checks(found) == {"gradient"}
 
 
+@pytest.mark.parametrize(
+    ("scale", "says"), [(0.0, "0 or negative"), (float("nan"), "NaN or infinite"), (1e8, "explode")]
+)
+def test_an_impossible_scale_is_named(stages, scale: float, says: str) -> None:
+    model = trained(stages[1])
+    model.get_submodule("layer1.conv").activation_post_process.scale.fill_(scale)
+    found = [f for f in diagnose_training(model) if f.check == "scale"]
+    assert [f.where for f in found] == ["layer1.conv.activation_post_process"] and says in found[0].text
+
+
+def test_a_scale_that_is_still_one_is_named(example: Tensor) -> None:
+    set_march(March.BAYES)
+    found = diagnose_training(trained(prepare_qat_fx(Plain(), {"": get_default_qat_qconfig()})))
+    assert any(f.check == "scale" and "their initial value" in f.text for f in found)
+
+
+def test_frozen_parameters_and_a_rate_of_zero_are_named(stages) -> None:
+    model = trained(stages[1])
+    model.get_submodule("conv1").weight.requires_grad_(False)
+    found = diagnose_training(model, torch.optim.SGD(model.parameters(), lr=0.0))
+    assert {"parameters", "optimizer"} <= checks(found)
+    assert any("learning rate is 0" in f.text for f in found)
+
+
 def test_bad_input_is_told_from_a_bad_model(stages) -> None:
     found = diagnose_training(trained(stages[1]), None, torch.full((1, 3, 6, 6), float("nan")))
     assert [f.check for f in found] == ["forward"] and "input 0 itself" in found[0].text
