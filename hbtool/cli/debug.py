@@ -145,8 +145,8 @@ def distribution_command(
         return
     cells = [
         (
-            shortened(d.node), shortened(d.name), d.kind, f"{d.low:.5g}", f"{d.high:.5g}", f"{d.mean:.4g}", f"{d.variance:.4g}",
-            "--" if d.threshold is None else f"{d.threshold:.5g}", f"{d.imbalance:.1f}", d.remark,
+            shortened(d.node), shortened(d.name), d.kind, f"{d.low:.5g}", f"{d.high:.5g}", f"{d.mean:.4g}",
+            f"{d.variance:.4g}", "--" if d.threshold is None else f"{d.threshold:.5g}", f"{d.imbalance:.1f}", d.remark,
         )
         for d in found
     ]  # fmt: skip

@@ -70,7 +70,7 @@ def tune_text(result: Any, path: Path) -> str:
     parts = [text_table("Tried", ("Changes", "Cosine", "Metric", "Latency ms", "Reached"), rows)]
     before, after = result.base, result.chosen
     if after.changes:
-        prices = [(c.label, f"{result.prices_us[c.label] / 1000:+.3f}") for c in after.changes]
+        prices = [(c.label, f"{round(result.prices_us[c.label] / 1000, 3) + 0.0:+.3f}") for c in after.changes]
         parts.append(text_table("Chosen, and what each adds to the latency", ("Change", "ms"), prices))
     lines = []
     if result.float_metric is not None:
