@@ -14,6 +14,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hbtool.numerics.finite import finite
+
 
 class ConsoleTalk:
     """Talk on stderr, and everything into a log file.
@@ -110,7 +112,7 @@ def print_result(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """A result for machines, on stdout."""
-    json.dump(value, sys.stdout, indent=2, sort_keys=True, default=str)
+    json.dump(finite(value), sys.stdout, indent=2, sort_keys=True, default=str, allow_nan=False)
     sys.stdout.write("\n")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import hbtool
 from hbtool.ir.save import write_text
+from hbtool.numerics.finite import finite
 
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "safetensors")
 
@@ -34,7 +35,7 @@ def write_run_record(path: Path, facts: Mapping[str, Any], files: Mapping[str, P
             if file.is_file()
         },
     }
-    return write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
+    return write_text(path, json.dumps(finite(record), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def _sha256(file: Path) -> str:

@@ -250,3 +250,15 @@ def test_samples_whose_type_nobody_stated_are_read_by_their_size(project: Projec
     (row,) = table_rows(ran.out, "Inputs as they were understood")
     assert row[-1] == "float32"
     assert "3 samples (float32)" in ran.err
+
+
+def test_json_is_json_where_numbers_are_infinite(built: Project) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    zero = built.folder / "zero.npy"
+    np.save(zero, np.zeros((1, 24, 16), np.uint8))
+    for line in (["verify", built.artifact, "-i", zero], ["makertbin", "-c", built.config], ["info", built.artifact]):
+        ran = hbtool(*line, "--json", "-q")
+        json.loads(ran.out, parse_constant=refuse)
+    json.loads((built.folder / "out" / "run.json").read_text(encoding="utf-8"), parse_constant=refuse)
