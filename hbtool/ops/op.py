@@ -285,6 +285,8 @@ class FloatOp:
         int16_inputs: positions of inputs that need int16 to be of use (coordinates).
         int16_states: positions of outputs that come back as inputs in the next call, so that errors would add up.
         int8_only: families whose unit for it reads and writes int8 only (see `ops.int16`).
+        narrows_int16: where it reads int8 only, its lowering rounds an int16 input to int8 first, so that other readers
+            of the value may have int16.
         int8_positions: positions of inputs that are int8 on a family, whatever the others are.
         error_steps: largest error against the float operator on the *quantized* inputs, in steps of the output; where
             there are int8 weights it covers theirs, which grows with the root of the summed elements.
@@ -307,6 +309,7 @@ class FloatOp:
     int16_inputs: ClassVar[tuple[int, ...]] = ()
     int16_states: ClassVar[tuple[int, ...]] = ()
     int8_only: ClassVar[tuple[Family, ...]] = ()
+    narrows_int16: ClassVar[bool] = False
     int8_positions: ClassVar[Mapping[Family, tuple[int, ...]]] = {}
     error_steps: ClassVar[float] = 1.0
     rule_text: ClassVar[str] = ""

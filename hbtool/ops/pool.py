@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from hbtool.ir import graph
 from hbtool.numerics.int_math import Array, IntMath
-from hbtool.numerics.qtype import INT8, INT32, IntType, int_type
+from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, int_type, symmetric
 from hbtool.ops.accumulator import clamped_onnx, finish
 from hbtool.ops.boundary import requantized
 from hbtool.ops.integer_builder import IntegerBuilder
@@ -243,6 +243,7 @@ class AveragePoolFloat(_PoolFloat):
 
     op_types = ("AveragePool", "GlobalAveragePool")
     int8_only = ("bayes", "bayes-e")
+    narrows_int16 = True
     absorbs_clamp = True
     rule_text = "integer sum, one float32 multiply by s_x / (count * s_y)"
 
@@ -277,7 +278,10 @@ class AveragePoolFloat(_PoolFloat):
         else:
             w = window_of(node)
         counts = self._counts(node, w, size, out[2:])
-        scale = np.float32(b.q(x).scale)
+        q = b.q(x)
+        if q.type is INT16 and b.family in self.int8_only:
+            q = symmetric(q.scale * INT16.max, INT8)
+        scale = np.float32(q.scale)
         factor = b.multiplier(scale / counts, [1.0], result.q.scale)
         factor = factor[:1] if np.all(counts == counts.flat[0]) else factor.reshape(1, 1, *out[2:])
         attributes = AverageAttributes(
@@ -285,12 +289,13 @@ class AveragePoolFloat(_PoolFloat):
             w.strides,
             w.pads,
             w.dilations,
-            b.q(x).zero_point,
+            q.zero_point,
             result.q.zero_point,
             result.q.type.name,
             *result.clamp,
         )
-        b.emit(AveragePool, [b.x(x), b.const(factor, "multiplier")], result.q, out, attributes, represents=result.value)
+        source = requantized(b, b.x(x), q)
+        b.emit(AveragePool, [source, b.const(factor, "multiplier")], result.q, out, attributes, represents=result.value)
 
     @staticmethod
     def _counts(node: ir.Node, w: Window, size: Sequence[int], out: Sequence[int]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Decides which int16 requests can be fulfilled: a value is int16 only if all who write and read it can work with that.
 
 Values that share their integers (around operators that only move them, and around a join with one scale) are decided
-together. What cannot be is int8, with the reason.
+together. What cannot be is int8, with the reason. A reader that can round its input to int8 by itself (average pooling)
+does not hold back the others.
 """
 
 from __future__ import annotations
@@ -94,8 +95,10 @@ def _refusal(value: ir.Value, family: Family) -> str | None:
         op = float_op(producer)
         if op is not None and (reason := int16_refusal(op, producer, family, None)) is not None:
             return f"{graph.node_name(producer)} writes it: {reason}"
-    for node, position, op in _readers(value):
-        if (reason := int16_refusal(op, node, family, position)) is not None:
+    readers = list(_readers(value))
+    all_narrow = all(family in op.int8_only and op.narrows_int16 for _, _, op in readers)
+    for node, position, op in readers:
+        if (reason := int16_refusal(op, node, family, position)) is not None and (all_narrow or not op.narrows_int16):
             return f"{graph.node_name(node)} reads it: {reason}"
     return None
 
