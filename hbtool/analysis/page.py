@@ -82,9 +82,11 @@ def layer_section(first: str, second: str, rows: Sequence[LayerRow]) -> Section:
     return Section(f"{second} against {first}", "Similarity per layer.", header, cells, 3, (plot,) if rows else ())
 
 
-def debug_page(title: str, summary: str, sections: Sequence[Section]) -> str:
-    """The whole page; everything from the model is escaped."""
+def debug_page(title: str, summary: str, sections: Sequence[Section], remarks: Sequence[str] = ()) -> str:
+    """The whole page; everything from the model is escaped. `remarks` stand on top: what to look at first."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hbtool.analysis", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("page.html.j2").render(title=title, summary=summary, sections=sections)
+    return environment.get_template("page.html.j2").render(
+        title=title, summary=summary, sections=sections, remarks=remarks
+    )

@@ -42,6 +42,9 @@ def translate(arguments: Sequence[str]) -> Line:
     tool, rest = words[0], words[1:]
     if tool == "hb_compile":
         return _compile(rest)
+    if tool == "hmct-debugger":
+        rest, remarks = translate_debugger(rest)
+        return ["debug", *rest], remarks
     command = TOOLS.get(tool, tool)
     change = _CHANGES.get(command)
     rest, remarks = change(rest) if change is not None else (rest, [])
@@ -141,5 +144,4 @@ def _compile(words: list[str]) -> Line:
 _CHANGES: dict[str, Callable[[list[str]], Line]] = {
     "info": _info,
     "verify": _verify,
-    "debug": translate_debugger,
 }

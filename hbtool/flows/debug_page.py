@@ -53,12 +53,15 @@ def run_all(analysis: Analysis, path: Path, talk: Talk, *, metric: str = "cosine
     compared = layers(analysis, "optimized", "quantized")
     lowest = min((r.measures.cosine for r in compared), default=1.0)
     titles = {"node": "Nodes", "weight": "Weights", "activation": "Activations"}
+    order = {node: place for place, node in enumerate(worst)}
+    shown = sorted(distributions(analysis.subject, worst), key=lambda d: order[d.node])
+    remarks = [f"{d.name} ({d.kind} of {d.node}): {d.remark}." for d in shown if d.remark]
     sections = [
         sensitivity_section(f"{titles['node']}, worst first", nodes),
-        distribution_section(distributions(analysis.subject, worst)),
+        distribution_section(shown),
         growth_section(curves),
         layer_section("optimized float", "quantized integers", compared),
         *(sensitivity_section(f"{titles[k]}, worst first", tables[k]) for k in kinds[1:]),
     ]
     summary = f"Costs most: {', '.join(worst[:3])}. Lowest similarity of any layer: {lowest:.6f}."
-    return RunAll(write_text(path, debug_page(analysis.name, summary, sections)), nodes, lowest)
+    return RunAll(write_text(path, debug_page(analysis.name, summary, sections, remarks)), nodes, lowest)

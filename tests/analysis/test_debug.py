@@ -17,6 +17,7 @@ from hbtool.analysis.sensitivity import SensitivityRequest, sensitivity
 from hbtool.analysis.stages import STAGES
 from hbtool.analysis.subject import Points, partly_quantized
 from hbtool.cli.main import run
+from hbtool.cli.vendor_lines import translate
 from hbtool.errors import UsageError
 from hbtool.flows.debug import Analysis, analyse, analyse_files, layers
 from hbtool.flows.debug_page import run_all
@@ -135,6 +136,8 @@ def test_the_page_opens_offline(tmp_path: Path, analysis: Analysis) -> None:
     page.feed(result.path.read_text())
     assert page.loads == [] and page.tags.count("svg") >= 10 and page.tags.count("table") >= 4
     assert "script" not in page.tags
+    text = result.path.read_text()
+    assert text.index("channel 3 is") < text.index("<h2>")  # the reason stands on top
 
 
 @pytest.mark.parametrize(
@@ -154,6 +157,11 @@ def test_lines_of_the_vendors_debugger(line: str, stage_files: tuple[Path, Path]
     words = line.format(model=model, data=data, folder=model.parent).split(" ")
     assert run(["hmct-debugger", *words]) == 0
     assert PLANTED in capsys.readouterr().out
+
+
+def test_own_lines_stay_as_they_are() -> None:
+    for words in (["debug", "runall", "c.yaml", "-s", "page.html"], ["debug", "sensitivity", "c.yaml", "-v"]):
+        assert translate(words) == (words, [])
 
 
 @pytest.fixture(scope="module")
