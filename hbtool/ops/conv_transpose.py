@@ -248,7 +248,7 @@ class ConvTransposeFloat(Limited):
 
     @constraint("bernoulli2")
     def power_of_two_stride(self, node: ir.Node, limit: Any) -> bool | str:
-        """strides of 2 or 4, height's not above width's"""
+        """strides of 2 or 4, that of the height at most that of the width"""
         strides = graph.attribute(node, "strides", (1, 1))
         return (set(strides) <= {2, 4} and strides[0] <= strides[-1]) or f"they are {'x'.join(map(str, strides))}"
 

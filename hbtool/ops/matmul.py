@@ -176,9 +176,15 @@ class _Product(FloatOp):
     error_steps = 4.0
     rule_text = "int8 weights per output column or an int8 activation, int32 bias and accumulator, one float32 multiply"
 
-    @constraint(bernoulli2=16384, bayes=8192, bayes_e=8192, nash=65536)
+    @constraint(bernoulli2=16384, nash=65536)
     def matrix_size(self, node: ir.Node, limit: int) -> bool | str:
-        """rows and columns of both matrices at most {limit}; at the end of the model eight times as many results"""
+        """rows and columns of both matrices at most {limit}"""
+        largest = max(n for v in node.inputs[:2] if v is not None for n in graph.static_shape(v)[-2:])
+        return largest <= limit or f"there are {largest}"
+
+    @constraint(bayes=8192, bayes_e=8192)
+    def matrix_size_as_conv(self, node: ir.Node, limit: int) -> bool | str:
+        """rows and columns of both matrices at most {limit}; 8 times as many results of constant weights at the end"""
         first, second = (graph.static_shape(v)[-2:] for v in node.inputs[:2] if v is not None)
         columns = graph.static_shape(node.outputs[0])[-1]
         inner = [*first, *(n for n in second if n != columns)]
@@ -319,7 +325,7 @@ class MatMulFloat(_Product):
 
     @constraint("bayes", "bayes-e")
     def batch_broadcast(self, node: ir.Node, limit: Any) -> bool | str:
-        """of two computed operands: a first that broadcasts along all batch axes or none, a second along the last"""
+        """of two computed operands: a first that broadcasts along all batch axes or none, a second along last ones"""
         pairs = [(a, b) for a, b in _batch_pairs(node) if (a, b) != (1, 1)]
         first, second = [a < b for a, b in pairs], [b < a for a, b in pairs]
         if any(first) and not all(first):

@@ -105,8 +105,7 @@ class _Recurrent(FloatOp):
     activations: ClassVar[tuple[str, ...]]
     rule_text = (
         "step by step, int16 inside: int8 weights per gate row, int32 bias and accumulator; gates by tables; the "
-        "hidden state in [-1, 1], the cell in up to +-64; the sum of a gate saturates at +-12; on "
-        "bernoulli2 int8 inside, a sum saturates at +-6 and the cell at +-8"
+        "hidden state in [-1, 1]; the sum of a gate saturates at +-12"
     )
 
     @constraint()
@@ -245,6 +244,10 @@ class LstmFloat(_Recurrent):
 
     op_types = ("LSTM",)
     activations = ("sigmoid", "tanh", "tanh")
+    rule_text = (
+        f"{_Recurrent.rule_text}, the cell at +-64. On bernoulli2 int8 inside, +-6 and +-8: the error there is some "
+        "ten steps"
+    )
 
     def step(self, node: ir.Node) -> Step:  # noqa: D102
         return _lstm_step
