@@ -32,3 +32,25 @@ def set_qat_mode(qat_mode: str) -> None:
 def get_qat_mode() -> str:
     """The chosen mode (`fuse_bn` by default)."""
     return _mode
+
+
+class ConsistencyStrategy:
+    """How far scales are bound to what the smallest machines of the newest family compute exactly (nash-e, nash-m)."""
+
+    level = 0
+
+    @classmethod
+    def set_consistency_level(cls, level: int) -> None:
+        """Choose it before a model is prepared: 0 = free scales, 1 = powers of two for activations, 2 = weights too.
+
+        Raises:
+            UsageError: no such level.
+        """
+        if level not in (0, 1, 2):
+            raise UsageError(f"unknown consistency level {level!r}.", hint="Use 0, 1 or 2.")
+        cls.level = level
+
+    @classmethod
+    def get_consistency_level(cls) -> int:
+        """The chosen level."""
+        return cls.level

@@ -10,12 +10,21 @@ from typing import Any
 
 _HOMES = {
     "hbtool.nn.lut": (
-        "Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Div Erf Exp Floor HardLog Pow Reciprocal Selu Sin Sinh Sqrt Tan"
+        "Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Div Erf Exp Floor HardLog Pow Reciprocal Round Rsqrt Selu Sign "
+        "Sin Sinh Sqrt Tan"
     ),
     "hbtool.nn.interpolate": "Interpolate",
-    "hbtool.nn.functional_module": "FloatFunctional",
+    "hbtool.nn.functional_module": "FloatFunctional Matmul",
     "hbtool.nn.segment_lut": "LookUpTable SegmentLUT",
     "hbtool.nn.grid_sample": "GridSample",
+    "hbtool.nn.anchors": "AnchorGenerator BaseGridGenerator",
+    "hbtool.nn.attention": "MultiheadAttention",
+    "hbtool.nn.bev": "BevPoolV2 MultiScaleDeformableAttention",
+    "hbtool.nn.detection": "DetectionPostProcess DetectionPostProcessV1 RcnnPostProcess",
+    "hbtool.nn.filter": "Filter FilterModule PointPillarsPreProcess",
+    "hbtool.nn.recurrent": "GRUCell LSTMCell",
+    "hbtool.nn.roi_align": "MultiScaleRoIAlign RoIAlign",
+    "torch.nn": "GroupNorm LayerNorm RMSNorm Softmax",
     "hbtool.nn.correlation": "Correlation",
     "hbtool.nn.point_pillars": "PointPillarsScatter",
     "hbtool.nn.color": "BgrToYuv444",

@@ -27,6 +27,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "matmul": lambda x, y, x_trans=False, y_trans=False: torch.matmul(
         x.transpose(-1, -2) if x_trans else x, y.transpose(-1, -2) if y_trans else y
     ),
+    "where": torch.where,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
 }
@@ -92,6 +93,10 @@ class FloatFunctional(nn.Module):
         """Matrix product, either operand transposed on request."""
         return self(x, y, x_trans, y_trans, method="matmul")
 
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """x where the condition is set, else y."""
+        return self(condition, x, y, method="where")
+
     def maximum(self, x: Tensor, y: Tensor) -> Tensor:
         """Elementwise maximum."""
         return self(x, y, method="maximum")
@@ -99,3 +104,15 @@ class FloatFunctional(nn.Module):
     def minimum(self, x: Tensor, y: Tensor) -> Tensor:
         """Elementwise minimum."""
         return self(x, y, method="minimum")
+
+
+class Matmul(nn.Module):
+    """Matrix product as a module with a scale of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.product = FloatFunctional()
+
+    def forward(self, x: Tensor, y: Tensor, x_trans: bool = False, y_trans: bool = False) -> Tensor:
+        """x @ y, either operand transposed on request."""
+        return self.product.matmul(x, y, x_trans, y_trans)

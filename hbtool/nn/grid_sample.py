@@ -33,6 +33,18 @@ def from_torch_grid(grid: Tensor, height: int, width: int) -> Tensor:
     return torch.stack((absolute[..., 0] - x, absolute[..., 1] - y), dim=-1)
 
 
+class NormalizedGridSample(nn.Module):
+    """torch.nn.functional.grid_sample with its settings fixed; the result keeps the scale of the image."""
+
+    def __init__(self, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool | None = None) -> None:
+        super().__init__()
+        self.mode, self.padding_mode, self.align_corners = mode, padding_mode, bool(align_corners)
+
+    def forward(self, x: Tensor, grid: Tensor) -> Tensor:
+        """Samples [N, C, H_out, W_out] of x [N, C, H, W] at `grid` [N, H_out, W_out, 2] in [-1, 1]."""
+        return F.grid_sample(x, grid, self.mode, self.padding_mode, self.align_corners)
+
+
 class GridSample(nn.Module):
     """Samples x at (index of the output pixel + offset).
 

@@ -21,22 +21,34 @@ def int16_refusal(op: FloatOp, node: ir.Node, family: Family, position: int | No
     Multiply-accumulate operators with constant weights read int16 only where no input can drive their exact sum out
     of int32.
     """
+    if (reason := kind_refusal(op, node.op_type, family, position)) is not None or position != 0:
+        return reason
+    for index, axis in op.weight_axes(node).items():
+        weight = graph.constant(node.inputs[index])
+        if weight is not None and (reason := weight_sum_refusal(weight, axis)) is not None:
+            return reason
+    return None
+
+
+def kind_refusal(op: FloatOp, op_type: str, family: Family, position: int | None) -> str | None:
+    """Why no operator of this kind takes int16 at `position`, None if it depends on the node."""
     if family == "bernoulli2":
         return "bernoulli2 has no int16"
     if family in op.int8_only:
-        return f"{node.op_type} reads and writes int8 only on {family}"
+        return f"{op_type} reads and writes int8 only on {family}"
     if position is not None and position in op.int8_positions.get(family, ()):
-        return f"input {position} of {node.op_type} is int8 on {family}"
-    if position != 0:
-        return None
-    for index, axis in op.weight_axes(node).items():
-        weight = graph.constant(node.inputs[index])
-        if weight is not None and (largest := largest_weight_sum(weight, axis)) > LARGEST_WEIGHT_SUM:
-            return (
-                f"its sums could leave int32 (the int8 weights of one output add up to {largest}, "
-                f"int16 inputs allow {LARGEST_WEIGHT_SUM})"
-            )
+        return f"input {position} of {op_type} is int8 on {family}"
     return None
+
+
+def weight_sum_refusal(weight: np.ndarray, axis: int) -> str | None:
+    """Why constant weights (output channels on `axis`) cannot meet int16 inputs, None if they can."""
+    if (largest := largest_weight_sum(weight, axis)) <= LARGEST_WEIGHT_SUM:
+        return None
+    return (
+        f"its sums could leave int32 (the int8 weights of one output add up to {largest}, "
+        f"int16 inputs allow {LARGEST_WEIGHT_SUM})"
+    )
 
 
 def largest_weight_sum(weight: np.ndarray, axis: int) -> int:

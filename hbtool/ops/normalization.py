@@ -48,6 +48,9 @@ class NormalizationFloat(Limited):
     def families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
         return FAMILIES[1:] if op_type in ("LayerNormalization", "RMSNormalization") else ("nash",)
 
+    def trained_families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
+        return FAMILIES[1:]
+
     @constraint()
     def constant_factors(self, node: ir.Node, limit: Any) -> bool | str:
         """constant scale and bias"""

@@ -332,9 +332,19 @@ class FloatOp:
         """The BPU families that have `op_type` (operators of one class may differ)."""
         return self.families
 
-    def refusal(self, node: ir.Node, family: Family) -> str | None:
-        """Why the BPU of `family` cannot take `node` (one sentence), None if it can."""
-        if family not in self.families_of(node.op_type):
+    def trained_families_of(self, op_type: str) -> tuple[Family, ...]:
+        """The families on which the training plugin's list has `op_type`: it is longer than the mapper's for some."""
+        return self.families_of(op_type)
+
+    def refusal(self, node: ir.Node, family: Family, trained: bool = False) -> str | None:
+        """Why the BPU of `family` cannot take `node` (one sentence), None if it can.
+
+        Args:
+            node: float node.
+            family: BPU family.
+            trained: training saw its result quantized, so the training plugin's list holds.
+        """
+        if family not in (self.trained_families_of if trained else self.families_of)(node.op_type):
             return f"{node.op_type} is not a BPU operator on {family}"
         for condition in self.constraints():
             if (reason := condition.violation(self, node, family)) is not None:

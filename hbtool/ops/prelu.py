@@ -17,7 +17,7 @@ from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, IntegerOp, Sample, Tile, constraint
+from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile, constraint
 from hbtool.ops.table import lower_table
 from hbtool.target.job import Work
 
@@ -92,6 +92,9 @@ class PReluFloat(Limited):
         """a tensor of rank {limit}"""
         rank = len(graph.static_shape(node.outputs[0]))
         return rank == limit or f"the rank is {rank}"
+
+    def trained_families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
+        return FAMILIES
 
     def quantized_inputs(self, node: ir.Node) -> tuple[int, ...]:  # noqa: D102
         return (0,)

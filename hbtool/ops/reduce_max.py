@@ -73,6 +73,9 @@ class ReduceExtremeFloat(Reduction):
     def families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
         return {"ReduceMax": FAMILIES[1:], "ReduceMin": ("nash",), "GlobalMaxPool": FAMILIES}[op_type]
 
+    def trained_families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
+        return FAMILIES if op_type == "GlobalMaxPool" else FAMILIES[1:]
+
     @constraint(bernoulli2=1024, bayes=256, bayes_e=256)
     def pooled_size(self, node: ir.Node, limit: int) -> bool | str:
         """for GlobalMaxPool: height and width of at most {limit}"""

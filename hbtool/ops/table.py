@@ -214,6 +214,9 @@ class Unary(Limited):
             refused.add("bayes-e")
         return tuple(f for f in FAMILIES if f not in refused)
 
+    def trained_families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
+        return FAMILIES if op_type in _ON_BERNOULLI2 | {"Gelu"} else FAMILIES[1:]
+
     @constraint(bernoulli2=8192)
     def small(self, node: ir.Node, limit: int) -> bool | str:
         """at most {limit} elements per image for Cos, Sigmoid (padded), Sin, Softplus, Sqrt, Swish and Tanh"""

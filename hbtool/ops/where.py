@@ -17,7 +17,7 @@ from hbtool.ops.broadcast import operand_box
 from hbtool.ops.integer_builder import IntegerBuilder
 from hbtool.ops.limits import Limited
 from hbtool.ops.onnx_builder import OnnxBuilder, Operand
-from hbtool.ops.op import Box, IntegerOp, Sample, Tile
+from hbtool.ops.op import FAMILIES, Box, Family, IntegerOp, Sample, Tile
 
 
 class Where(IntegerOp):
@@ -51,6 +51,9 @@ class WhereFloat(Limited):
     families = ("nash",)
     elementwise = True
     rule_text = "both tensors requantized to the output's scale, then selected"
+
+    def trained_families_of(self, op_type: str) -> tuple[Family, ...]:  # noqa: D102
+        return FAMILIES[1:]
 
     def quantized_inputs(self, node: ir.Node) -> tuple[int, ...]:  # noqa: D102
         return tuple(i for i in (1, 2) if graph.constant(node.inputs[i]) is None)

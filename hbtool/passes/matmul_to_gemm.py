@@ -2,6 +2,7 @@
 
 Before: x [..., K] -> MatMul(w [K, N]) -> Add(b [N])
 After: Reshape [rows, K] -> Gemm(w, b) -> Reshape [..., N]; the Gemm has the MatMul's name, no Reshape for rank 2.
+A trained range of the sum holds for the Gemm.
 
 Before: x [..., K] -> MatMul(w [K, N]) -> Reshape or Flatten to [rows, N] -> BatchNormalization
 After: Reshape [rows, K] -> Gemm(w) -> BatchNormalization (which fold_affine folds)
@@ -12,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from hbtool.ir import graph
+from hbtool.ir import graph, meta
 from hbtool.passes.fold_affine import new_constant
 from hbtool.passes.replace import insert, is_standard, take_place
 
@@ -69,12 +70,15 @@ def _rewrite(model: ir.Model, node: ir.Node, add: ir.Node, bias: np.ndarray, sha
     rows, columns = graph.elements(shape[:-1]), shape[-1]
     x = node.inputs[0]
     assert x is not None
+    trained = meta.qparams(old)
     new_nodes: list[ir.Node] = []
 
     def append(op_type: str, inputs: list[ir.Value | None], label: str, out_shape: tuple[int, ...]) -> ir.Value:
         value = ir.Value(name=f"{label}_output", shape=ir.Shape(out_shape), type=old.type)
         created = ir.Node("", op_type, inputs, outputs=[value], name=label)
         created.metadata_props.update(node.metadata_props)
+        if op_type == "Gemm" or len(new_nodes) > 1:
+            meta.set_qparams(value, trained)
         new_nodes.append(created)
         return value
 

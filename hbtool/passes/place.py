@@ -37,6 +37,7 @@ class PlacementRequest:
         kinds_on_bpu: op types wanted on the BPU (Softmax after set_Softmax_input_int8).
         quantized_outputs: type of the model's outputs where the user gave up the high-precision tail.
         cpu_reasons: node name -> the sentence why it stays on the CPU (what training left in float).
+        trained: names of the nodes whose results training saw quantized.
     """
 
     run_on_cpu: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class PlacementRequest:
     quantized_outputs: IntType | None = None
     int16_nodes: Mapping[str, IntType] = field(default_factory=dict)
     cpu_reasons: Mapping[str, str] = field(default_factory=dict)
+    trained: frozenset[str] = frozenset()
 
 
 def place(model: ir.Model, family: Family, request: PlacementRequest | None = None) -> None:
@@ -79,7 +81,7 @@ def _by_itself(node: ir.Node, family: Family, request: PlacementRequest) -> Plac
             f"{node.op_type} runs in float for accuracy; ask for the BPU with run_on_bpu, node_info or "
             f"optimization: set_{node.op_type}_input_int8",
         )
-    if (refusal := op.refusal(node, family)) is not None:
+    if (refusal := op.refusal(node, family, graph.node_name(node) in request.trained)) is not None:
         return Placement("CPU", refusal)
     return Placement("BPU", "asked for" if op.manual else "the BPU has it")
 

@@ -32,12 +32,17 @@ def place_trained(model: ir.Model, request: PlacementRequest | None = None) -> P
             on_bpu.append(graph.node_name(node))
         elif op is not None:
             reasons[graph.node_name(node)] = f"training left this {node.op_type} in float (no Q/DQ around it)"
-    return replace(request, run_on_bpu=(*request.run_on_bpu, *on_bpu), cpu_reasons={**reasons, **request.cpu_reasons})
+    return replace(
+        request,
+        run_on_bpu=(*request.run_on_bpu, *on_bpu),
+        cpu_reasons={**reasons, **request.cpu_reasons},
+        trained=frozenset(on_bpu),
+    )
 
 
 def _was_quantized(node: ir.Node, op: FloatOp) -> bool:
     computed = [node.inputs[i] for i in op.quantized_inputs(node)]
-    if op.high_precision and not _quantized_weights(node):
+    if op.high_precision and not _quantized_weights(node, op):
         return False
     if not computed or not all(v is not None and _has_meaning(v) for v in computed):
         return op.clamp(node) is not None and _has_range(node.outputs[0]) and _behind_quantized(node)
@@ -77,6 +82,6 @@ def _has_meaning(value: ir.Value) -> bool:
     return source is not None and _has_meaning(source)
 
 
-def _quantized_weights(node: ir.Node) -> bool:
-    constants = [v for v in node.inputs[1:2] if v is not None and graph.constant(v) is not None]
-    return all(_has_range(v) for v in constants)
+def _quantized_weights(node: ir.Node, op: FloatOp) -> bool:
+    weights = [node.inputs[i] for i in op.weight_axes(node)]
+    return all(_has_range(v) for v in weights if v is not None and graph.constant(v) is not None)

@@ -12,6 +12,7 @@ from hbtool.ops.op import Family
 from hbtool.passes.attach_ranges import RangeOptions, attach_ranges
 from hbtool.passes.fuse_clamps import fuse_clamps
 from hbtool.passes.fuse_elementwise import fuse_elementwise
+from hbtool.passes.matmul_to_gemm import matmul_to_gemm
 from hbtool.passes.place import PlacementRequest, place
 from hbtool.passes.place_trained import place_trained
 from hbtool.passes.read_qdq import read_qdq
@@ -34,6 +35,7 @@ def range_trained(
         ModelError: a Q/DQ pair cannot be read, or a BPU node has no range.
     """
     read_qdq(model)
+    matmul_to_gemm(model)
     fuse_elementwise(model)
     place(model, family, place_trained(model, request))
     fuse_clamps(model)

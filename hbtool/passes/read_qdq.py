@@ -13,6 +13,7 @@ from hbtool.errors import ModelError
 from hbtool.ir import graph, meta
 from hbtool.numerics import qtype
 from hbtool.numerics.qtype import INT8, INT16, INT32, IntType, QParams
+from hbtool.passes.transpose_trained import transpose_trained
 
 _TYPES: dict[str, tuple[IntType, int]] = {
     "int8": (INT8, 0),
@@ -42,6 +43,7 @@ def read_qdq(model: ir.Model) -> None:
             v.uses() or v.is_graph_output() for v in node.outputs
         ):
             model.graph.remove(node, safe=True)
+    transpose_trained(model)
     for name, value in list(model.graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del model.graph.initializers[name]

@@ -61,7 +61,7 @@ REWRITES: tuple[Callable[[ir.Model], bool], ...] = (
 )
 """In this order: what is removed first opens patterns for the later ones."""
 
-REWRITES_OF_TRAINED: tuple[Callable[[ir.Model], bool], ...] = (remove_no_ops,)
+REWRITES_OF_TRAINED: tuple[Callable[[ir.Model], bool], ...] = (remove_no_ops, matmul_to_gemm)
 """Rewrites that leave trained weights and ranges alone."""
 
 MAX_ROUNDS = 20

@@ -12,17 +12,19 @@ from torch import fx, nn
 from hbtool.errors import TrainingError, UnsupportedError
 from hbtool.nn.functional_module import FloatFunctional
 from hbtool.nn.intrinsic import Fused
-from hbtool.nn.qat import activation, weighted
-from hbtool.ops.op import float_ops
+from hbtool.nn.qat import activation, chains, weighted
+from hbtool.ops.op import Family, float_ops
 from hbtool.quantization import torch_ops
 from hbtool.quantization.deployed import Deployment
 from hbtool.quantization.fake_quantize import FakeQuantizeBase
+from hbtool.quantization.legal_int16 import legalize_int16
 from hbtool.quantization.lowering import target_of
 from hbtool.quantization.observed import ObservedGraphModule, Preparation, record_inputs
 from hbtool.quantization.selection import ForcedToCpu, QConfigs
 from hbtool.quantization.stubs import is_dequant_stub, is_quant_stub
 from hbtool.quantization.torch_ops import Rule
 from hbtool.quantization.tracing import QuantGraphModule, owner_path, set_module
+from hbtool.utils.fx_helper import skips_compile
 
 
 class Kind(Enum):
@@ -55,14 +57,24 @@ class WrappedFakeQuantize(nn.Module):
         return self.activation_post_process(x)
 
 
-_FAMILIES = {"bernoulli": "bernoulli2", "bernoulli2": "bernoulli2", "bayes": "bayes", "bayes-e": "bayes-e"}
+_FAMILIES: dict[str, Family] = {
+    "bernoulli": "bernoulli2",
+    "bernoulli2": "bernoulli2",
+    "bayes": "bayes",
+    "bayes-e": "bayes-e",
+}
+
+
+def family_of(march: str) -> Family:
+    """The BPU family of a march."""
+    return _FAMILIES.get(march, "nash")
 
 
 def mapper_takes(onnx: str, march: str) -> str | None:
     """Why the mapper puts an operator of this ONNX type on the CPU, None if the BPU takes it."""
     op = float_ops().get(("", onnx))
-    family = _FAMILIES.get(march, "nash")
-    if op is None or family not in op.families:
+    family = family_of(march)
+    if op is None or family not in op.families_of(onnx):
         return f"{onnx or 'this operator'} is not a BPU operator on {family}"
     return f"{onnx} runs on the CPU unless asked for" if op.manual else None
 
@@ -90,9 +102,25 @@ class Attacher:
                 self.states[node] = State(kind)
             else:
                 self.states[node] = self._decide(node, op)
+        scales = {n: s.scale for n, s in self.states.items()}
+        family = family_of(self.plan.march)
+        self.plan.widths = legalize_int16(self.graph, scales, self.modules, self.model.get_submodule, family)
+        self._put_in_order()
         self._record_paths()
         self.graph.lint()
         self.model.recompile()
+
+    def _put_in_order(self) -> None:
+        """The device table in the order of execution; inserted modules as published prints show them.
+
+        That is by the node they belong to, its fake quantizer before its dequantizer.
+        """
+        names = [n.name for n in self.graph.nodes]
+        self.plan.devices = {n: self.plan.devices[n] for n in names if n in self.plan.devices}
+        for name in names:
+            for inserted in (f"{name}_activation_post_process", f"{name}_input_dequant"):
+                if inserted in self.model._modules:
+                    self.model._modules[inserted] = self.model._modules.pop(inserted)
 
     def _record_paths(self) -> None:
         """What `torch.export` reads: in which modules each node lies (fusion and insertion moved some)."""
@@ -137,6 +165,9 @@ class Attacher:
 
     def _float(self, node: fx.Node, op: torch_ops.TorchOp, inputs: list[State]) -> State:
         """An operator that the table does not know."""
+        if skips_compile(node, self.modules):
+            self._note(node, "CPU", "it is marked as outside the compiled program")
+            return State(Kind.FLOAT)
         if any(s.kind in (Kind.QUANTIZED, Kind.RAW) for s in inputs):
             if not self.plan.hybrid and self.qconfigs.of(self._path(node)) is not None:
                 raise UnsupportedError(
@@ -218,21 +249,28 @@ class Attacher:
             made = qat.from_float(module, qconfig)
         elif isinstance(module, FloatFunctional):
             made = activation.FloatFunctional.from_float(module, qconfig)
-        elif op.name == "softmax":
-            made = activation.Softmax.from_float(module, qconfig)
+        elif (chain := chains.chain_class(module)) is not None:
+            first = node.all_input_nodes[0]
+            made = chain.from_float(module, qconfig, self.states[first].scale)
         else:
             made = activation.derived_class(activation.OwnScale, type(module)).from_float(module, qconfig)
         self._swap(node, made)
-        post = made.mul.activation_post_process if op.name == "softmax" else made.activation_post_process
+        post = made.result if isinstance(made, chains.Chain) else made.activation_post_process
         if post is not None:
             return State(Kind.QUANTIZED, post)
-        if getattr(made, "has_add", qat is None) and node.kwargs.get("method") != "matmul":
+        if self._sums_in_float(made):
+            self._note(node, "BPU", "its sum is added in float, behind the int32 output of the convolution")
+        elif getattr(made, "has_add", qat is None) and node.kwargs.get("method") != "matmul":
             raise TrainingError(
                 f"{type(module).__name__} cannot have a high-precision output (its qconfig has no activation).",
                 where=self._path(node),
                 hint="Only convolutions, linear layers and matmul leave their int32 accumulator as model output.",
             )
         return State(Kind.RAW)
+
+    def _sums_in_float(self, made: nn.Module) -> bool:
+        """Whether it is a fused sum with a high-precision output: only where float may follow the BPU."""
+        return self.plan.hybrid and isinstance(made, weighted.Weighted) and made.has_add
 
     # ----------------------------------------------------------------------------------------------------- insertion
 
@@ -249,6 +287,7 @@ class Attacher:
                 with self.graph.inserting_before(node):
                     made = self.graph.create_node("call_module", name, (source,), {}, name=f"{name}_{count}")
                 self.states[made] = State(Kind.CPU)
+                self._note(made, "CPU", "dequantizes")
                 node.replace_input_with(source, made)
                 count += 1
         return State(Kind.CPU)
@@ -283,6 +322,7 @@ class Attacher:
             self.model.add_module(name, WrappedFakeQuantize(post))
             with self.graph.inserting_after(source):
                 made = self.graph.create_node("call_module", name, (source,), {}, name=name)
+            self._note(made, "CPU", "quantizes")
             self.wrapped[source] = made, State(Kind.QUANTIZED, post)
         return self.wrapped[source]
 
@@ -303,7 +343,7 @@ class Attacher:
             return reason
         onnx = op.onnx
         if op.name == "float_functional":
-            onnx = next(o.onnx for o in torch_ops.COMBINING if o.name == str(node.kwargs["method"]).split("_")[0])
+            onnx = torch_ops.combining(str(node.kwargs["method"])).onnx
         return mapper_takes(onnx, self.plan.march)
 
     def _path(self, node: fx.Node) -> str:
@@ -323,6 +363,8 @@ class Attacher:
         kind = {"call_function": "function", "call_method": "method"}.get(node.op, "module")
         if isinstance(module, FloatFunctional) or (isinstance(module, Fused) and module.has_add):
             kind = "method"
+        elif node.op == "call_module" and "_generated_" in str(node.target) and not isinstance(module, Fused):
+            kind = "function"
         self.plan.devices[node.name] = (device, kind, reason)
 
 

@@ -118,7 +118,7 @@ def can_deploy(module: Any, x: Tensor, other: Tensor | None) -> bool:
 
 def _is_plain(module: Any, rank: int) -> bool:
     post = module.activation_post_process
-    if isinstance(module, nn.Linear) and rank != 2:
+    if isinstance(module, nn.Linear) and rank < 2:
         return False
     full = post is None or (post.scale.numel() == 1 and (post.quant_min, post.quant_max) == _limits(post))
     return full and module.weight_fake_quant.dtype.bits <= 8 and getattr(module, "padding_mode", "zeros") == "zeros"
@@ -146,6 +146,7 @@ def deployed_forward(module: Any, x: Tensor, other: Tensor | None, clip: Clip | 
     if post is None:
         step = (input_scale * constants.scales).view(shape)
         y = total.clamp_(INT32.min, INT32.max).float() * step
+        y = y if other is None else y + other
         return y if clip is None else y.clamp(*clip)
     kind = INT16 if post.dtype.bits > 8 else INT8
     low, high = _clamp(post, clip)

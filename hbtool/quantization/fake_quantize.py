@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hbtool.dtype import DTypeLike, as_dtype
 from hbtool.errors import UsageError
+from hbtool.qat_mode import ConsistencyStrategy
 from hbtool.quantization.observer import (
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
@@ -89,6 +90,7 @@ class FakeQuantizeBase(nn.Module):
         self.register_buffer("observer_enabled", torch.ones(1, dtype=torch.uint8))
         self._register_scale(scale.expand(channel_len).clone() if channel_len > 1 else scale.clone())
         self.register_buffer("zero_point", zero_point.expand(self.scale.numel()).clone())
+        self.power_of_two = ConsistencyStrategy.get_consistency_level() >= (2 if self.is_per_channel else 1)
         self._flags = (True, True)
         self._flag_key: tuple[int, ...] = ()
         self.set_state(start)
@@ -143,6 +145,16 @@ class FakeQuantizeBase(nn.Module):
         self.activation_post_process.max_val = self.scale.detach() * half
         self.activation_post_process.min_val = self.scale.detach() * -half
 
+    def set_dtype(self, dtype: DTypeLike) -> None:
+        """Another number of bits for the same real range (before any data or after)."""
+        new = as_dtype(dtype)
+        factor = (self.dtype.max - self.dtype.min) / (new.max - new.min)
+        observer = self.activation_post_process
+        for holder in (self, observer):
+            holder.dtype, holder.quant_min, holder.quant_max = new, new.min, new.max
+        if observer.rescale(factor) or observer.min_val.numel():
+            self._store_scale(self.scale.detach() * factor)
+
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """(scale, zero point)."""
         return self.scale, self.zero_point
@@ -153,6 +165,9 @@ class FakeQuantizeBase(nn.Module):
 
     @torch.no_grad()
     def _store_scale(self, scale: Tensor) -> None:
+        if self.power_of_two and self.activation_post_process.learns:
+            # Up, so that the range stays covered.
+            scale = torch.exp2(torch.ceil(torch.log2(scale)))
         if scale.shape == self.scale.shape:
             self.scale.copy_(scale)
         else:

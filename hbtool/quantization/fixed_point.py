@@ -11,6 +11,7 @@ from torch.utils import _pytree
 
 from hbtool.errors import TrainingError
 from hbtool.quantization.lowering import freeze, integer_graph
+from hbtool.quantization.outside import split_outside
 from hbtool.quantization.program import Program
 
 _KEPT_PROGRAMS = 8
@@ -23,12 +24,13 @@ class QuantizedGraphModule(nn.Module):
 
     Attributes:
         qat_model: the frozen QAT model the programs are built from.
+        tail: what follows the program in float (post-processing outside the compiled model), None for nothing.
         march: BPU generation the programs are for.
     """
 
     def __init__(self, qat_model: nn.Module, march: str, hybrid: bool) -> None:
         super().__init__()
-        self.qat_model = qat_model
+        self.qat_model, self.tail = split_outside(qat_model)
         self.march = march
         self.hybrid = hybrid
         self._programs: dict[tuple[tuple[int, ...], ...], tuple[Program, Any]] = {}
@@ -65,7 +67,8 @@ class QuantizedGraphModule(nn.Module):
             # Made outside the trace, it becomes one plain constant of it.
             data = torch.frombuffer(bytearray(program.to_bytes()), dtype=torch.uint8) if tracing else None
         outputs = program.run(*args) if data is None else torch.ops.hbtool.integer_program(list(args), data)
-        return _pytree.tree_unflatten(list(outputs), structure)
+        results = _pytree.tree_unflatten(list(outputs), structure)
+        return results if self.tail is None else self.tail(*results, *args)
 
     def train(self, mode: bool = True) -> QuantizedGraphModule:
         """Nothing to train: stays in eval mode."""

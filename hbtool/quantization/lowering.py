@@ -14,6 +14,7 @@ from hbtool.passes.place import PlacementRequest
 from hbtool.passes.range_trained import range_trained
 from hbtool.quantization import onnx_graph
 from hbtool.quantization.fake_quantize import FakeQuantizeBase, FakeQuantState
+from hbtool.quantization.layer_names import note_functionals
 from hbtool.quantization.observed import fake_quantizers
 from hbtool.target.target import Target
 from hbtool.target.target import load as load_target
@@ -55,6 +56,7 @@ def integer_graph(model: nn.Module, args: Sequence[Tensor], march: str) -> ir.Mo
     target = target_of(march)
     integer = lower_to_integer(ranged, target.family, target.multiplier_bits)
     integer.metadata_props["hbtool.march"] = march
+    note_functionals(integer, model)
     return integer
 
 

@@ -21,6 +21,7 @@ class Preparation:
         types: path -> original class, for `module_type` entries.
         hybrid: whether float operators may stand between quantized ones.
         devices: node name -> (device, "module" | "function" | "method", reason).
+        widths: node name -> why its result is int8 although int16 was asked for, or the other way round.
         example: (shape, dtype) of each tensor input of the last forward, () before any.
     """
 
@@ -29,6 +30,7 @@ class Preparation:
     hybrid: bool
     march: str
     devices: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    widths: dict[str, str] = field(default_factory=dict)
     example: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
 
 

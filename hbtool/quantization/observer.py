@@ -134,6 +134,10 @@ class ObserverBase(nn.Module):
         scale = largest.div_((self.quant_max - self.quant_min) / 2).clamp_(min=_SMALLEST_SCALE)
         return scale, torch.zeros_like(scale, dtype=torch.int64)
 
+    def rescale(self, factor: float) -> bool:
+        """The dtype changed: returns whether a scale that was given moved by `factor`."""
+        return False
+
     def reset(self) -> None:
         """Forget everything seen."""
         self.min_val = self.min_val.new_empty(0)
@@ -221,6 +225,11 @@ class FixedScaleObserver(ObserverBase):
         """The fixed scale."""
         scale = torch.full((1,), self.fixed_scale, device=self.min_val.device)
         return scale, torch.zeros(1, dtype=torch.int64, device=self.min_val.device)
+
+    def rescale(self, factor: float) -> bool:
+        """The fixed scale keeps its range."""
+        self.fixed_scale *= factor
+        return True
 
     def extra_repr(self) -> str:
         """The scale."""

@@ -56,6 +56,45 @@ def _translate(x: Any, scale: Any, bits: int, quant_min: int, quant_max: int, ax
     return _MARK(x, scale, bits=bits, quant_min=quant_min, quant_max=quant_max, axis=axis)
 
 
+def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """One node: torch's threshold only avoids an overflow that Softplus does not have."""
+    if beta == 1.0:
+        return _ONNX.Softplus(x)
+    factor = _ONNX.Constant(value_float=float(beta))
+    return _ONNX.Div(_ONNX.Softplus(_ONNX.Mul(x, factor)), factor)
+
+
+def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
+    """One Clip, also where a bound is missing."""
+    bounds = [None if v is None else _ONNX.Constant(value_float=float(v)) for v in (low, high)]
+    return _ONNX.Clip(x, *bounds)
+
+
+def _pad(x: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    """Pad; repeated borders as a selection of rows and columns (the BPU moves integers, it has no such mode of Pad)."""
+    shape = [int(n) for n in x.shape]
+    rank = len(shape)
+    if mode == "replicate":
+        for index in range(len(pad) // 2):
+            size = shape[rank - 1 - index]
+            places = np.arange(-pad[2 * index], size + pad[2 * index + 1]).clip(0, size - 1)
+            x = _ONNX.Gather(x, _ONNX.Constant(value_ints=places.tolist()), axis=rank - 1 - index)
+        return x
+    unpadded = [0] * (rank - len(pad) // 2)
+    pads = [*unpadded, *reversed(pad[::2]), *unpadded, *reversed(pad[1::2])]
+    fill = [_ONNX.Constant(value_float=float(value or 0.0))] if mode == "constant" else []
+    return _ONNX.Pad(x, _ONNX.Constant(value_ints=pads), *fill, mode={"circular": "wrap"}.get(mode, mode))
+
+
+_ONNX: Any = onnxscript.opset21
+_TRANSLATIONS: dict[Any, Any] = {
+    torch.ops.hbtool.fake_quantize.default: _translate,
+    torch.ops.aten.softplus.default: _softplus,
+    torch.ops.aten.clamp.default: _clamp,
+    torch.ops.aten.pad.default: _pad,
+}
+
+
 def export(
     model: nn.Module,
     args: Sequence[Tensor],
@@ -108,7 +147,7 @@ def _exported(model: nn.Module, args: tuple[Any, ...], inputs: Any, outputs: Any
                 input_names=list(inputs) if inputs else None,
                 output_names=list(outputs) if outputs else None,
                 dynamic_shapes=dynamic,
-                custom_translation_table={torch.ops.hbtool.fake_quantize.default: _translate},
+                custom_translation_table=_TRANSLATIONS,
                 verbose=False,
             )
     except Exception as error:

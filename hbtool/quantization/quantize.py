@@ -13,7 +13,7 @@ from hbtool.errors import UsageError
 from hbtool.march import require_march
 from hbtool.nn.functional_module import FloatFunctional
 from hbtool.nn.intrinsic import Fused
-from hbtool.nn.qat import activation, weighted
+from hbtool.nn.qat import activation, chains, weighted
 from hbtool.quantization import torch_ops
 from hbtool.quantization.fake_quantize import FakeQuantState
 from hbtool.quantization.fixed_point import QuantizedGraphModule
@@ -42,8 +42,9 @@ def _swapped(module: nn.Module, qconfig: Any, mapping: Mapping[type, Any]) -> nn
     op = torch_ops.of_module(module)
     if op.rule is not Rule.OWN:
         return None
-    if op.name == "softmax":
-        return activation.Softmax.from_float(module, qconfig)
+    if (chain := chains.chain_class(module)) is not None:
+        made_chain: nn.Module = chain.from_float(module, qconfig)
+        return made_chain
     made: nn.Module = activation.derived_class(activation.OwnScale, type(module)).from_float(module, qconfig)
     return made
 

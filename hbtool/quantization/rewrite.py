@@ -27,6 +27,7 @@ from torch import fx, nn
 from hbtool.nn import lut
 from hbtool.nn.functional_module import FloatFunctional
 from hbtool.quantization import torch_ops
+from hbtool.quantization.decompose import decompose
 from hbtool.quantization.stubs import QuantStub
 from hbtool.quantization.tracing import QuantGraphModule, is_number, owner_path, set_module
 
@@ -51,6 +52,8 @@ class Rewriter:
 
     def run(self) -> None:
         """Rewrite, drop dead nodes, compile."""
+        self.graph.eliminate_dead_code()
+        decompose(self.model)
         for node in list(self.graph.nodes):
             if self._is_static(node):
                 self.static.add(node)
@@ -81,8 +84,18 @@ class Rewriter:
         op = torch_ops.of_node(node, self.modules)
         if op is None or op is torch_ops.UNKNOWN:
             return op is not None
+        if op.name == "getitem":
+            # What an unknown function returns may hold tuples at any depth.
+            source = node.args[0]
+            return isinstance(source, fx.Node) and self._is_tuple(source) and self._is_unknown(source)
         with_index = op.name in ("max", "min") and (len(node.args) > 1 or "dim" in node.kwargs)
         return op.name in ("part", "topk") or with_index
+
+    def _is_unknown(self, node: fx.Node) -> bool:
+        """Whether the value is, or is part of, what an unknown function returns."""
+        op = torch_ops.of_node(node, self.modules)
+        source = node.args[0] if op is not None and op.name == "getitem" else None
+        return op is torch_ops.UNKNOWN or (isinstance(source, fx.Node) and self._is_unknown(source))
 
     # --------------------------------------------------------------------------------------------------- rewriting
 
@@ -103,6 +116,10 @@ class Rewriter:
             self._build(node, op)
 
     def _combine(self, node: fx.Node, op: torch_ops.TorchOp) -> None:
+        if op.name == "where":
+            condition, *values = (*node.args, *node.kwargs.values())
+            self._functional(node, "where", (condition, *(self._quantized(node, v) for v in values)), {})
+            return
         if op.name in _TWO_TENSORS:
             x, y = (*node.args, *node.kwargs.values())[:2]
             if set(node.kwargs) - {"input", "other"}:
@@ -118,7 +135,7 @@ class Rewriter:
             rest = node.args if not node.args else node.args[1:]
             if op.name == "cat" and isinstance(first, (list, tuple)):
                 first = [self._quantized(node, part) for part in first]
-            if op.name in ("sum", "mean") and len(rest) > 1 and all(isinstance(a, int) for a in rest):
+            if op.name in ("sum", "mean") and len(rest) > 1 and all(type(a) is int for a in rest):
                 rest = (tuple(rest),)
             self._functional(node, op.name, (first, *rest), kwargs)
 
@@ -166,17 +183,17 @@ class Rewriter:
 
     def _build(self, node: fx.Node, op: torch_ops.TorchOp) -> None:
         args, kwargs = list(node.args), dict(node.kwargs)
-        x = args.pop(0) if args else kwargs.pop("input", None)
+        tensors = [args.pop(0) if args else kwargs.pop(next(iter(kwargs))) for _ in range(op.tensors)]
         settings = [*args, *kwargs.values()]
         if any(isinstance(a, fx.Node) for a in settings) or any(
             isinstance(a, (list, tuple)) and any(isinstance(e, fx.Node) for e in a) for a in settings
         ):
             return
-        if node.target == "square":
+        if node.target in ("square", torch.square):
             args = [2.0]
         assert op.build is not None
         with self.graph.inserting_before(node):
-            value = self._call(node, op.name, op.build(*args, **kwargs), (x,), {})
+            value = self._call(node, op.name, op.build(*args, **kwargs), tuple(tensors), {})
         self._replace(node, value)
 
     def _index(self, node: fx.Node) -> None:

@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.ao.nn.quantized import FloatFunctional as TorchFloatFunctional
 
 from hbtool.errors import TrainingError
+from hbtool.nn.composite import Composite, expand
 from hbtool.nn.functional_module import METHODS, FloatFunctional
 from hbtool.utils.fx_helper import WRAPPED_CLASSES
 
@@ -95,7 +96,7 @@ class QuantTracer(fx.Tracer):
         """Torch's and hbtool's own modules stay one node, and what the user wrapped."""
         if any(isinstance(m, c) for c in WRAPPED_CLASSES):
             return True
-        if isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        if isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.GLU, Composite)):
             return False
         return type(m).__module__.startswith(_LEAF_PACKAGES)
 
@@ -164,6 +165,9 @@ def trace(model: nn.Module, share: bool = False) -> QuantGraphModule:
         TrainingError: forward cannot be traced; names the file and line of the statement.
     """
     root = model if share else copy_model(model)
+    for path, module in list(root.named_modules()):
+        if path and (composite := expand(module)) is not None:
+            set_module(root, path, composite)
     tracer = QuantTracer()
     tracer.graph = fx.Graph()
     try:

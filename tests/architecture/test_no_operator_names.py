@@ -38,6 +38,7 @@ REWRITES = {
     "passes/slice_before_transpose.py",
     "passes/slices_to_space_to_depth.py",
     "passes/to_qdq.py",
+    "passes/transpose_trained.py",
     "passes/unify_arithmetic.py",
     "passes/inline_branches.py",
     "passes/unify_convolutions.py",

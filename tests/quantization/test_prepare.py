@@ -143,15 +143,17 @@ def test_hybrid_inserts_the_documented_modules():
         "selu_activation_post_process",
         "selu_1_input_dequant",
         "layer1_conv_activation_post_process",
-        "conv0_input_dequant",
         "conv0_activation_post_process",
+        "conv0_input_dequant",
         "selu_2_input_dequant",
     ]
     assert "selu_2_input_dequant_0" in {n.name for n in prepared.graph.nodes}
     devices = {name: device for name, (device, _, _) in prepared.hb.devices.items()}
     assert devices == {
-        "selu": "CPU", "layer0_conv": "BPU", "selu_1": "CPU", "layer1_conv": "CPU", "layer2_conv": "BPU",
-        "conv0": "CPU", "conv1": "BPU", "selu_2": "CPU", "dequant": "CPU",
+        "selu": "CPU", "selu_activation_post_process": "CPU", "layer0_conv": "BPU", "selu_1_input_dequant_0": "CPU",
+        "selu_1": "CPU", "layer1_conv": "CPU", "layer1_conv_activation_post_process": "CPU", "layer2_conv": "BPU",
+        "conv0_input_dequant_0": "CPU", "conv0": "CPU", "conv0_activation_post_process": "CPU", "conv1": "BPU",
+        "selu_2_input_dequant_0": "CPU", "selu_2": "CPU", "dequant": "CPU",
     }  # fmt: skip
     assert type(prepared.conv0) is nn.Conv2d
     assert prepared.conv1.activation_post_process is None

@@ -9,6 +9,7 @@ import torch
 
 from hbtool.ir.onnx_session import make_session
 from hbtool.quantization import FakeQuantState, compile_model, convert_fx, prepare_qat_fx, set_fake_quantize
+from hbtool.quantization.layer_names import layer_names
 from hbtool.quantization.qconfig import default_qat_out_8bit_fake_quant_qconfig, get_default_qconfig
 from hbtool.runtime.session import Session
 from hbtool.utils.onnx_helper import export_quantized_onnx
@@ -51,6 +52,9 @@ def test_zero_differing_elements(networks, name, tmp_path):
     set_fake_quantize(model, FakeQuantState.VALIDATION)
     fixed = convert_fx(model)
     want = fixed(x)
+    if name == "mobilenetv2":
+        names = set(layer_names(fixed.integer_graph(x)).values())
+        assert {"_features_0_0_hz_conv2d", "_features_3_generated_add_0_hz_conv2d"} <= names
     assert want.abs().max() > 0
     with torch.no_grad():
         if name != "digits":

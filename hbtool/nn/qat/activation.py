@@ -49,6 +49,17 @@ class OwnScale(nn.Module):
         return substitute(rounded, exact) if rounded.requires_grad else exact
 
 
+def on_grid_of(source: FakeQuantizeBase | None, y: Tensor) -> Tensor:
+    """y rounded to the grid of a fake quantizer that it does not pass (straight-through gradient)."""
+    if source is None or not source.flags()[1]:
+        return y
+    if torch.compiler.is_compiling():
+        return source._round_opaque(y)
+    with torch.no_grad():
+        rounded = quantize_dequantize(y, source.scale, source.quant_min, source.quant_max)
+    return y + (rounded - y).detach() if y.requires_grad else rounded
+
+
 class InputScale(nn.Module):
     """Mixin: the float module's output is rounded to the scale of its input's fake quantizer."""
 
@@ -66,15 +77,7 @@ class InputScale(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The float result on the input's grid; rounding is straight-through."""
-        y: Tensor = super().forward(*args, **kwargs)
-        source = self.scale_source
-        if source is None or not source.flags()[1]:
-            return y
-        if torch.compiler.is_compiling():
-            return source._round_opaque(y)
-        with torch.no_grad():
-            rounded = quantize_dequantize(y, source.scale, source.quant_min, source.quant_max)
-        return y + (rounded - y).detach() if y.requires_grad else rounded
+        return on_grid_of(self.scale_source, super().forward(*args, **kwargs))
 
 
 _MADE: dict[tuple[type, type], type] = {}
@@ -158,53 +161,3 @@ class DeQuantStub(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x."""
         return x
-
-
-class _Step(nn.Module):
-    """One step of a chain with a scale of its own."""
-
-    def __init__(self, factory: Any) -> None:
-        super().__init__()
-        self.activation_post_process = factory()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x fake-quantized."""
-        return self.activation_post_process(x)
-
-
-class Softmax(nn.Module):
-    """Softmax as the integer machine computes it: max, sub, exp, sum, reciprocal, mul; inner values are int16."""
-
-    dim: int | None
-    sub: _Step
-    exp: _Step
-    sum: _Step
-    reciprocal: _Step
-    mul: _Step
-
-    @classmethod
-    def from_float(cls, module: nn.Module, qconfig: Any) -> Softmax:
-        """The QAT form of nn.Softmax."""
-        made = cls()
-        made.training = module.training
-        made.qconfig = qconfig
-        made.dim = module.dim  # type: ignore[assignment]
-        output = qconfig.activation if qconfig.activation is not None else FakeQuantize.with_args(dtype="qint8")
-        keywords = dict(getattr(getattr(output, "p", output), "keywords", {}))
-        if "scale" in keywords:
-            inner = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, dtype="qint16")
-        else:
-            inner = output.with_args(dtype="qint16")
-        for name in ("sub", "exp", "sum", "reciprocal"):
-            made.add_module(name, _Step(inner))
-        made.add_module("mul", _Step(output))
-        return made
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Softmax along `dim` (torch's implicit choice if None), same shape."""
-        dim = self.dim if self.dim is not None else (0 if x.dim() in (0, 1, 3) else 1)
-        difference = self.sub(x - x.amax(dim, keepdim=True))
-        exponential = self.exp(torch.exp(difference))
-        total = self.sum(exponential.sum(dim, keepdim=True))
-        inverse = self.reciprocal(torch.reciprocal(total))
-        return self.mul(exponential * inverse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from hbtool.quantization.deployed import Deployment, can_deploy, deployed_forwar
 from hbtool.quantization.fake_quantize import FakeQuantizeBase
 from hbtool.quantization.observer import MovingAverageMinMaxObserver
 from hbtool.quantization.straight_through import fake_quantize_op, quantize_dequantize, substitute
+
+_log = logging.getLogger(__name__)
 
 
 class Weighted(nn.Module):
@@ -156,6 +159,10 @@ class Weighted(nn.Module):
 
 def _weight_quantizer(factory: Any, channels: int, axis: int | None) -> FakeQuantizeBase:
     made: FakeQuantizeBase = factory()
+    if made.dtype.bits > 8:
+        _log.warning("weights are int8 on every BPU: qint8 is used instead of %s", made.dtype)
+        factory = factory.with_args(dtype="qint8")
+        made = factory()
     if not made.is_per_channel:
         return made
     if axis is None:
