@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 
 from hbtool.errors import UsageError
-from hbtool.numerics.qtype import IntType, int_type
+from hbtool.numerics.qtype import INT8, INT16, INT32, IntType
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -16,22 +16,22 @@ class QuantDType:
     """A signed integer type with a scale; equal to its name, prints as its name."""
 
     name: str
-    bits: int
+    limits: IntType
+
+    @property
+    def bits(self) -> int:
+        """Number of bits."""
+        return self.limits.bits
 
     @property
     def min(self) -> int:
         """Smallest integer."""
-        return -(1 << (self.bits - 1))
+        return self.limits.min
 
     @property
     def max(self) -> int:
         """Largest integer."""
-        return (1 << (self.bits - 1)) - 1
-
-    @property
-    def int_type(self) -> IntType:
-        """The machine's integer type that stores it (int4 is stored in int8)."""
-        return int_type(f"int{max(self.bits, 8)}")
+        return self.limits.max
 
     def __repr__(self) -> str:
         return self.name
@@ -43,10 +43,10 @@ class QuantDType:
         return hash(self.name)
 
 
-qint4 = QuantDType("qint4", 4)
-qint8 = QuantDType("qint8", 8)
-qint16 = QuantDType("qint16", 16)
-qint32 = QuantDType("qint32", 32)
+qint4 = QuantDType("qint4", IntType("int4", 4))
+qint8 = QuantDType("qint8", INT8)
+qint16 = QuantDType("qint16", INT16)
+qint32 = QuantDType("qint32", INT32)
 
 DTypeLike: TypeAlias = QuantDType | str | torch.dtype
 

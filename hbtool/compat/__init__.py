@@ -56,10 +56,29 @@ class _Loader(importlib.abc.Loader):
         sys.modules[name] = importlib.import_module(f"hbtool{name.removeprefix(PLUGIN)}")
 
 
+_COMPILER = "hbdk4"
+"""The newer generation's compiler package: its `compiler` module has save, convert and compile."""
+
+
+class _CompilerLoader(importlib.abc.Loader):
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        real = importlib.import_module("hbtool.quantization.hbdk4")
+        if module.__name__ == _COMPILER:
+            module.__path__ = []
+            module.__dict__["compiler"] = real
+        else:
+            sys.modules[module.__name__] = real
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        if fullname in (_COMPILER, f"{_COMPILER}.compiler") and not _is_installed(_COMPILER):
+            return importlib.machinery.ModuleSpec(fullname, _CompilerLoader(), is_package=fullname == _COMPILER)
         if fullname != PLUGIN and not fullname.startswith(f"{PLUGIN}."):
             return None
         if fullname == PLUGIN:
@@ -72,6 +91,12 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         is_package = real.submodule_search_locations is not None
         return importlib.machinery.ModuleSpec(fullname, _Loader(), is_package=is_package)
+
+
+def _is_installed(name: str) -> bool:
+    """Whether another finder knows the package."""
+    finders = [f for f in sys.meta_path if not isinstance(f, _Finder)]
+    return any(getattr(f, "find_spec", lambda *_: None)(name, None) is not None for f in finders)
 
 
 def install() -> bool:
@@ -88,5 +113,6 @@ def install() -> bool:
 def uninstall() -> None:
     """Take the name away again (the modules already imported under it as well)."""
     sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, _Finder)]
-    for name in [n for n in sys.modules if n == PLUGIN or n.startswith(f"{PLUGIN}.")]:
+    ours = (PLUGIN, _COMPILER)
+    for name in [n for n in sys.modules if n in ours or n.startswith(tuple(f"{o}." for o in ours))]:
         del sys.modules[name]

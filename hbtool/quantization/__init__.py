@@ -36,12 +36,19 @@ _HOMES: dict[str, str] = {
     "hbtool.quantization.compile": "check_model compile_model export_hbir perf_model visualize_model",
     "hbtool.quantization.compare_codes": "Agreement LayerAgreement agreement",
     "hbtool.quantization.exact": "set_exact_mode",
-    "hbtool.quantization.newer": "PrepareMethod prepare",
+    "hbtool.quantization.newer": "PrepareMethod load_calib_state_dict prepare",
+    "hbtool.quantization.qconfig_setter": (
+        "ConvDtypeTemplate MatmulDtypeTemplate ModuleNameTemplate QconfigSetter SensitivityTemplate"
+    ),
+    "hbtool.quantization.reconstruction": "weight_reconstruction",
+    "hbtool.quantization.observer_v2": "HistogramObserver KLObserver MSEObserver MixObserver PercentileObserver",
 }
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-_SUBMODULES = ("fake_quantize", "observer", "observer_v2", "qconfig", "quantize_fx", "stubs")
+_SUBMODULES = (
+    "fake_quantize", "hbdk4", "observer", "observer_v2", "qconfig", "qconfig_setter", "quantize_fx", "stubs",
+)  # fmt: skip
 
 __all__ = sorted(_HOME_OF)
 

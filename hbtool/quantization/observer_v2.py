@@ -29,6 +29,7 @@ __all__ = [
     "ClipObserver",
     "ClipStdObserver",
     "FixedScaleObserver",
+    "HistogramObserver",
     "KLObserver",
     "MSEObserver",
     "MinMaxObserver",
@@ -184,6 +185,14 @@ class MSEObserver(MagnitudeObserver):
         candidates = self._top(centres) * shares
         errors = squared_error(counts, centres, candidates, self._steps())
         return candidates[errors.argmin()]
+
+
+class HistogramObserver(MSEObserver):
+    """The newer generation's default: the magnitude with the least squared error on the histogram of the batch."""
+
+    def reset_scale(self) -> None:
+        """Search anew at the next batch."""
+        self._batches, self._shares = 0, None
 
 
 class MixObserver(MagnitudeObserver):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from torch import nn
 
 from hbtool.errors import UsageError
 from hbtool.quantization.qconfig import is_calibration
+
+_log = logging.getLogger(__name__)
 
 _KEYS = ("", "module_type", "module_name", "module_name_regex", "verbose", "__build_recursive")
 _UNSET = object()
@@ -86,6 +89,7 @@ class QConfigs:
         self.by_name = _pairs(given.get("module_name"), "module_name")
         self.by_pattern = _pairs(given.get("module_name_regex"), "module_name_regex")
         check_names([n for n, _ in self.by_name], modules, "qconfig_dict['module_name']")
+        _check_types([t for t, _ in self.by_type], types)
         self.names = dict(self.by_name)
         self.modules, self.types = modules, types
         every = [self.overall, *(q for _, q in (*self.by_type, *self.by_name, *self.by_pattern))]
@@ -119,6 +123,23 @@ class QConfigs:
                     return qconfig
         # The model's own attribute is the weakest: scripts set it for eager mode and pass a dict as well.
         return self.overall if self.overall is not None else getattr(self.modules.get(""), "qconfig", None)
+
+
+def _check_types(asked: Iterable[Any], types: Mapping[str, type]) -> None:
+    """Warn of classes that no module is of; dictionaries are shared between models, so it is no error."""
+    known = sorted({t.__name__ for t in types.values()})
+    for kind in asked:
+        if not isinstance(kind, type):
+            raise UsageError(
+                f"{kind!r} is not a class.", where="qconfig_dict['module_type']", hint="Give module classes."
+            )
+        if kind not in types.values():
+            near = difflib.get_close_matches(kind.__name__, known, n=3, cutoff=0.5)
+            _log.warning(
+                "qconfig_dict['module_type']: no module is a %s%s",
+                kind.__name__,
+                f" (nearest: {', '.join(near)})" if near else "",
+            )
 
 
 def _check_kind(qconfig: Any) -> None:

@@ -1,7 +1,7 @@
 """The seed document's hybrid model: some operators stay in float on the CPU, the rest goes through the mapper.
 
-Run it with `python -m hbtool.compat samples/seed/hybrid.py [folder]`, then
-`hb_mapper makertbin -c samples/seed/hybrid.yaml --model-type onnx`. Repaired against the listing, which cannot run as
+Run it in this folder with `python -m hbtool.compat hybrid.py [folder]`, then
+`hbtool makertbin -c hybrid.yaml --model-type onnx`. Repaired against the listing, which cannot run as
 printed: forward starts with `x = self.selu(input)` (it read x before assigning it), and the layers are `ConvReLU`,
 which the listing defines and hybrid_dict's "layer1.conv" fits, instead of `ConvBNReLU`, which it does not define.
 """

@@ -9,6 +9,9 @@ import onnx
 import pytest
 
 from hbtool import compat
+from hbtool.config import parse_config
+from hbtool.flows.makertbin import makertbin
+from hbtool.flows.perf import perf
 
 EXPORTED = [
     "qinfo",
@@ -69,6 +72,14 @@ EXPORTED = [
     "DeQuantStub",
     "prepare_calibration",
     "prepare_calibration_fx",
+    "weight_reconstruction",
+    "QconfigSetter",
+    "ModuleNameTemplate",
+    "ConvDtypeTemplate",
+    "MatmulDtypeTemplate",
+    "SensitivityTemplate",
+    "HistogramObserver",
+    "load_calib_state_dict",
 ]
 
 
@@ -89,7 +100,13 @@ PATHS = {
     "quantization.observer": "MovingAverageMinMaxObserver FixedScaleObserver MovingAveragePerTensorMinMaxObserver",
     "quantization.observer_v2": "PercentileObserver MSEObserver KLObserver MixObserver ClipStdObserver MinMaxObserver",
     "quantization.fake_quantize": "FakeQuantize set_fake_quantize FakeQuantState",
-    "nn": "Exp Selu Interpolate GridSample SegmentLUT Correlation PointPillarsScatter Reciprocal",
+    "nn": "Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Div Erf Exp Floor HardLog Pow Reciprocal Selu Sin Sinh Sqrt "
+    "Tan Interpolate GridSample SegmentLUT LookUpTable Correlation PointPillarsScatter AnchorGenerator "
+    "MultiScaleRoIAlign "
+    "BgrToYuv444 DetectionPostProcess DetectionPostProcessV1 RcnnPostProcess BaseGridGenerator FilterModule Softmax "
+    "RMSNorm GroupNorm Matmul MultiheadAttention MultiScaleDeformableAttention BevPoolV2 LSTMCell GRUCell RoIAlign",
+    "nn.functional": "filter point_pillars_preprocess rle warp roi_align",
+    "quantization.hbdk4": "export pre_export convert compile save",
     "nn.quantized": "FloatFunctional",
     "functional": "bgr2rgb rgb2centered_yuv bgr2centered_yuv centered_yuv2rgb",
     "jit": "save load to_device",
@@ -152,6 +169,11 @@ def test_seed_scripts_run_as_printed(checkout, tmp_path):
     model = onnx.load(tmp_path / "qat.onnx")
     paths = {p.value for n in model.graph.node for p in n.metadata_props if p.key == "hbtool.torch_module"}
     assert {"layer1.conv", "conv0", "conv1"} <= paths
+    # What training left in float stays there; the rest is three BPU segments, as in the figure of the document.
+    text = (checkout / "samples/seed/hybrid.yaml").read_text().replace("model_output/qat.onnx", "qat.onnx")
+    result = makertbin(parse_config(text, file="hybrid.yaml", folder=tmp_path))
+    report = perf(result.artifact_path, tmp_path / "perf", measure=False).report
+    assert len(report.segments) == 3
 
 
 def test_missing_script_is_a_usage_error(checkout, tmp_path):
