@@ -50,7 +50,7 @@ HEAD = """# Published networks
 
 Written by `tools/architectures.py ../shared`, row by row; do not edit. Every graph of `shared/architectures` with
 seeded random weights through `makertbin`: RGB pictures as input, two random calibration samples, `max`, `O1`.
-Nodes are those of the node table; seconds are for one core of one machine and compare within the page only.
+Nodes are those of the node table; seconds are those of one core of a machine that did other work meanwhile.
 
 """
 
@@ -100,14 +100,16 @@ def read_rows(page: Path) -> dict[tuple[str, str], Row]:
     return {(row.network, row.march): row for row in rows}
 
 
-def write_row(page: Path, row: Row) -> None:
-    """Put a row into the page, which other processes may write, too."""
-    rows = {**read_rows(page), (row.network, row.march): row}
+def write_page(page: Path, new: Sequence[Row], planned: Iterable[tuple[str, str]]) -> None:
+    """Put rows into the page, which other processes may write, too; say what of `planned` is not in it."""
+    rows = {**read_rows(page), **{(row.network, row.march): row for row in new}}
     made = [r for r in rows.values() if r.result == "compiled"]
     counts = ", ".join(f"{sum(r.march == m for r in made)} for {m}" for m in dict.fromkeys(r.march for r in made))
     table = ["| " + " | ".join(f.name for f in fields(Row)) + " |", "|---|---|---|---:|---:|---:|---:|---|"]
     table += [rows[key].line() for key in sorted(rows)]
-    text = HEAD + f"{len(made)} of {len(rows)} builds succeeded ({counts}).\n\n" + "\n".join(table) + "\n"
+    missing = ", ".join(f"{network} ({march})" for network, march in sorted(set(planned) - set(rows)))
+    text = HEAD + f"{len(made)} of {len(rows)} builds succeeded ({counts}).\n\n"
+    text += (f"Not built yet: {missing}.\n\n" if missing else "") + "\n".join(table) + "\n"
     part = page.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, page)
@@ -263,9 +265,10 @@ def main() -> int:
             for march in marches:
                 print(show_places(source, march), flush=True)
         return 0
+    planned = [(p.stem, march) for p in by_size(options.shared / "architectures", []) for march in MARCHES]
     for source, march in wanted(sources, marches, options):
         row = build_apart(source, march)
-        write_row(options.page, row)
+        write_page(options.page, [row], planned)
         print(row.line(), flush=True)
     return int(any(row.result != "compiled" for row in read_rows(options.page).values()))
 
