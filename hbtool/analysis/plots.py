@@ -30,8 +30,10 @@ def lines_svg(series: Sequence[tuple[str, Sequence[float]]], low: float | None =
         parts.append(
             Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="1.5"/>').format(points, colour)
         )
+        # Curves start high, where little is rounded yet: the legend stands low.
+        line = _y(0) - 4 - 12 * (len(series) - 1 - number)
         parts.append(
-            Markup('<text x="{}" y="{}" style="fill:{}">{}</text>').format(_MARGIN + 4, 12 + 12 * number, colour, name)
+            Markup('<text x="{}" y="{:.0f}" style="fill:{}">{}</text>').format(_MARGIN + 4, line, colour, name)
         )
     return _svg(parts)
 

@@ -77,6 +77,8 @@ def finish_stage(stage: FloatStage, quantized: QuantizeStage, talk: Talk) -> Fin
         integer, layers = expose_layers(integer)
         standard = to_standard_onnx(integer)
         talk.warn(f"layer_out_dump adds {len(layers)} outputs; the artifact is slower and larger, for debugging only")
+    if stage.loaded.compiler_parameters.optimize_level == "O0":
+        talk.warn("optimize_level O0 switches the compiler's optimizations off; write O2 or O3 for what the board runs")
     single = integer.clone()
     removed = remove_nodes(single, stage.check.remove_node_name, model.remove_node_type, talk)
     batch = stage.loaded.input_parameters.input_batch

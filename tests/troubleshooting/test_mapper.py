@@ -82,6 +82,10 @@ def test_mapper_6(tmp_path: Path) -> None:
     heard = Heard()
     makertbin(config(tmp_path, model__layer_out_dump=True), heard)
     assert says("mapper_6") in str(heard)
+    slow = Heard()
+    makertbin(config(tmp_path, compiler__optimize_level="O0"), slow)
+    assert "warning: optimize_level O0" in str(slow)
+    assert "optimize_level" not in str(heard)
 
 
 def test_mapper_7(tmp_path: Path) -> None:
@@ -176,11 +180,16 @@ def test_mapper_17(tmp_path: Path) -> None:
 
 
 def test_mapper_18(tmp_path: Path) -> None:
-    plain(tmp_path), images(tmp_path)
-    built = makertbin(config(tmp_path, model__remove_node_type="Dequantize"))
-    (out,) = Session(built.artifact_path).get_outputs()
-    assert out.type == "tensor(int32)"
-    assert says("mapper_18") in repr(out) or hasattr(out, says("mapper_18"))
+    """Integer times scale is what the artifact with its Dequantize gives."""
+    plain(tmp_path)
+    picture = np.fromfile(next(images(tmp_path).iterdir()), np.uint8).reshape(1, 3, 16, 16)
+    (whole,) = Session(makertbin(config(tmp_path)).artifact_path).run(None, {"x": picture})
+    bare = makertbin(config(tmp_path, model__remove_node_type="Dequantize", model__working_dir="bare"))
+    session = Session(bare.artifact_path)
+    (out,), (integers,) = session.get_outputs(), session.run(None, {"x": picture})
+    assert out.type == says("mapper_18") and integers.dtype == np.int32
+    assert out.quantization.axis == 1 and len(out.quantization.scales) == 4
+    np.testing.assert_allclose(integers * np.reshape(out.quantization.scales, (1, 4, 1, 1)), whole, rtol=1e-6)
 
 
 def test_mapper_19(tmp_path: Path) -> None:
