@@ -108,7 +108,7 @@ def _attempt(task: _Attempt) -> tuple[Cost, SegmentProgram]:
         if longest <= options.max_time_per_fc:
             break
         limit *= 0.7 * options.max_time_per_fc / longest
-        plain = replace(task, strategy=one_by_one(task.net, task.strategy.pieces))
+        plain = replace(task, strategy=one_by_one(task.net, options.latency_weight, task.strategy.pieces))
         shorter = _Compilation(plain, limit).run()
         other = timeline(shorter.program, target)
         if max(other.call_us, default=0.0) < longest:
@@ -129,12 +129,12 @@ class _Compilation:
 
     def __init__(self, task: _Attempt, call_limit_us: float) -> None:
         self.net, self.addresses, self.target, self.options = task.net, task.addresses, task.target, task.options
-        self.groups = task.strategy.groups
+        self.groups, self.resident = task.strategy.groups, task.strategy.resident
         self.memory = Memory(self.target.onchip_bytes * self.options.core_num, self.target.address_bytes)
         self.emitter = Emitter(self.options.core_num)
         self.residence = Residence(self.net, self.addresses, self.target, self.memory, self.emitter, self.options)
         self.calls = CallLimit(self.residence, call_limit_us)
-        self.runner = TileRunner(self.residence, self.options, self.calls, task.strategy.pieces)
+        self.runner = TileRunner(self.residence, self.options, self.calls, task.strategy)
         self.bands = BandRunner(self.runner)
 
     def run(self) -> SegmentProgram:
@@ -208,13 +208,13 @@ class _Compilation:
         self._finish_views(layer)
 
     def _release(self, layer: Layer) -> None:
-        """Give back what nobody reads any more; O0 puts everything out."""
+        """Give back what nobody reads any more, and everything where nothing may stay."""
         for held in self.residence.held.values():
             if held.slot is None:
                 continue
             if held.last_use <= layer.number:
                 self.residence.drop(held)
-            elif self.options.level == 0:
+            elif not self.resident:
                 self.residence.evict(held)
 
     def _info(self, layer: Layer) -> LayerInfo:

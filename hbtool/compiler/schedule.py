@@ -16,7 +16,7 @@ from hbtool.compiler.layers import Tensor, TileWork, sizes
 from hbtool.compiler.options import CompileOptions
 from hbtool.compiler.residence import CHUNK_BYTES, Held, Residence, dense_strides
 from hbtool.compiler.rings import Plan, Ring, box_bytes
-from hbtool.compiler.strategies import Pieces
+from hbtool.compiler.strategies import Strategy
 from hbtool.compiler.tile import Grid, Task, axes_of, boxes, grids, steps_of
 from hbtool.errors import CompileError
 from hbtool.ops.op import Box, whole
@@ -28,8 +28,9 @@ BUFFERS = 2
 class TileRunner:
     """Plans and emits tasks on the residence's memory."""
 
-    def __init__(self, residence: Residence, options: CompileOptions, calls: CallLimit, pieces: Pieces) -> None:
-        self.r, self.options, self.calls, self.pieces = residence, options, calls, pieces
+    def __init__(self, residence: Residence, options: CompileOptions, calls: CallLimit, strategy: Strategy) -> None:
+        self.r, self.options, self.calls, self.strategy = residence, options, calls, strategy
+        self.pieces = strategy.pieces
         self.direct = DirectRunner(residence)
         self.target, self.memory, self.emitter = residence.target, residence.memory, residence.emitter
         self.cores = options.core_num
@@ -64,7 +65,7 @@ class TileRunner:
 
     def _place_operands(self, task: Task, held: list[Held], out: Held) -> None:
         """Bring operands in and reserve the result where that is worth it."""
-        if self.options.level == 0:
+        if not self.strategy.resident:
             out.in_ddr = True
             return
         now = self.r.layer
@@ -199,7 +200,7 @@ class TileRunner:
         assert tiles is not None, "the grid was tried"
         compute = grid.count * self.target.cycles(tiles[0][1].job)
         traffic = self._traffic(task, grid, streams) / self.target.ddr_bytes_per_cycle
-        weight = self.options.latency_weight
+        weight = self.strategy.latency_weight
         fast = max(compute, traffic) + 0.1 * min(compute, traffic)
         return weight * fast + (1 - weight) * (traffic + 0.001 * compute)
 

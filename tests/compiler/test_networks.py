@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_network import random_network
 from run_compiled import check_bits, small
 
+import hbtool.compiler.compile as compiler
 import hbtool.ops  # noqa: F401 - registers the operators
 from hbtool import target as targets
 from hbtool.artifact.program import COPY, SegmentProgram
 from hbtool.artifact.program_json import write_program
+from hbtool.compiler.addresses import place_tensors
 from hbtool.compiler.compile import compile_model
+from hbtool.compiler.layers import read_net
 from hbtool.compiler.options import CompileOptions
 from hbtool.compiler.segments import split_segments
+from hbtool.compiler.strategies import strategies
 from hbtool.errors import ArtifactError, CompileError
 from hbtool.perf.timeline import timeline
 from hbtool.runtime.reference import run_reference
@@ -137,3 +142,26 @@ def test_too_many_cores_are_refused() -> None:
     integer, _ = random_network(1, 2)
     with pytest.raises(CompileError, match="core_num"):
         compile_model(integer, targets.load("bayes-e"), CompileOptions(core_num=2))
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    seed=st.integers(0, 10_000),
+    memory=st.sampled_from([6000, 12_000, 30_000]),
+    mode=st.sampled_from(["latency", "bandwidth"]),
+    cores=st.integers(1, 2),
+)
+def test_every_strategy_keeps_the_bits_not_only_the_best(seed: int, memory: int, mode: str, cores: int) -> None:
+    integer, feeds = random_network(seed, 9)
+    target, options = small("bayes-e", memory, 2), CompileOptions("O3", mode, 0, cores)  # type: ignore[arg-type]
+    values = run_reference(integer, feeds, keep=True)
+    for segment in split_segments(integer):
+        if segment.device != "BPU":
+            continue
+        net = read_net(segment)
+        addresses = place_tensors(net, target, share=True)
+        for strategy in strategies(net, addresses, target, options):
+            _, compiled = compiler._attempt(compiler._Attempt(net, addresses, target, options, strategy))
+            result = simulate(compiled, target, {v.name: values[v.name] for v in segment.inputs})
+            for name, array in result.outputs.items():
+                np.testing.assert_array_equal(array, values[name], err_msg=f"{name}, {strategy}")
