@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 from hbtool.compiler.layers import Layer, Net, Tensor
 from hbtool.numerics.int_math import NumpyMath
 from hbtool.ops.op import Box, whole
-from hbtool.target.target import Layout, Target
+from hbtool.target.target import Layout, Target, axis_order
 
 LONGEST_WAIT = 12
 """Layers a part of a join may lie in the join's storage before the next part is computed (the whole is held)."""
@@ -123,6 +123,8 @@ class _Placer:
             for out in layer.outputs:
                 if not (share and self._place_as_view(layer, out)):
                     self._place(out)
+        for tensor, place in self.places.items():
+            tensor.channel_axis = _innermost(tensor, place.strides)
         return Addresses(self.places, self.storages, frozenset(self.free), self.joined)
 
     # ---------------------------------------------------------------------------------------------- who shares bytes
@@ -143,6 +145,8 @@ class _Placer:
         y = layer.op.kernel(NumpyMath(), layer.attributes, x)
         if not isinstance(y, np.ndarray) or not np.may_share_memory(x, y) or y.strides != x.strides:
             return
+        if any(part > all_of for part, all_of in zip(y.shape, x.shape, strict=True)):
+            return  # axes of one element changed places with others: equal strides, and yet no box of the operand
         offset = y.__array_interface__["data"][0] - x.__array_interface__["data"][0]
         starts = np.unravel_index(offset // source.item_bytes, source.shape) if y.size else (0,) * y.ndim
         root, before = self.base[source]
@@ -222,7 +226,8 @@ class _Placer:
         elif tensor in self.inside:
             around, starts = self._place(self.inside[tensor][0]), self.inside[tensor][1]
         else:
-            storage = Storage(len(self.storages), tensor, self.target.layout(tensor.shape, tensor.item_bytes))
+            layout = self.target.layout(tensor.shape, tensor.item_bytes, self._order(tensor))
+            storage = Storage(len(self.storages), tensor, layout)
             self.storages.append(storage)
             around = Place(storage, 0, storage.layout.strides, (0,) * len(tensor.shape))
         offset = around.offset + sum(s * step for s, step in zip(starts, around.strides, strict=True))
@@ -233,6 +238,17 @@ class _Placer:
         self.places[tensor] = place
         around.storage.tensors.append(tensor)
         return place
+
+    def _order(self, tensor: Tensor) -> tuple[int, ...] | None:
+        """The order of axes in which the operands of an elementwise operator or a reduction lie: it turns nothing."""
+        layer = tensor.producer
+        if layer is None or tensor.is_output or layer.op.moves:
+            return None
+        full = layer.tile(whole(tensor.shape))
+        if full is None or layer.job(full, tensor.shape).unit != "vector":
+            return None
+        orders = {_axes_by_stride(self.places[t].strides) for _, t in layer.computed if _follows(t, tensor)}
+        return orders.pop() if len(orders) == 1 else None
 
     def _place_as_view(self, layer: Layer, out: Tensor) -> bool:
         """Place the result of a reshape or transpose on its operand's bytes where strides can express it."""
@@ -252,6 +268,28 @@ class _Placer:
         place.storage.tensors.append(out)
         self.free.add(layer)
         return True
+
+
+def _follows(operand: Tensor, result: Tensor) -> bool:
+    """Whether an operand is as large as the result, or larger along axes that a reduction leaves with one element."""
+    if len(operand.shape) != len(result.shape):
+        return False
+    return all(a == b or b == 1 for a, b in zip(operand.shape, result.shape, strict=True))
+
+
+def _axes_by_stride(strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Axes from the outermost to the innermost; of axes with equal strides (one has one element) in the usual order."""
+    usual = axis_order(len(strides))
+    return tuple(sorted(usual, key=lambda axis: -strides[axis]))
+
+
+def _innermost(tensor: Tensor, strides: tuple[int, ...]) -> int | None:
+    axes = [axis for axis, size in enumerate(tensor.shape) if size > 1]
+    if not axes:
+        return None
+    found = min(axes, key=lambda axis: abs(strides[axis]))
+    usual = axis_order(len(strides))[-1]
+    return None if strides[found] == strides[usual] else found
 
 
 def _same_rank(a: Tensor, b: Tensor) -> bool:

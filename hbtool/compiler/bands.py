@@ -13,13 +13,13 @@ from hbtool.artifact.program import COPY, ON_CHIP
 from hbtool.compiler.addresses import Storage
 from hbtool.compiler.emit import Operand, Slot
 from hbtool.compiler.fuse import ROWS, Group, rows_box
-from hbtool.compiler.layers import Layer, Tensor, TileWork
+from hbtool.compiler.layers import Layer, Tensor, TileWork, sizes
 from hbtool.compiler.residence import Held
 from hbtool.compiler.rings import Plan, Ring, box_bytes
 from hbtool.compiler.schedule import TileRunner
 from hbtool.compiler.tile import Grid, Task, copy_task, layer_task
 from hbtool.ops.op import Box, whole
-from hbtool.target.job import Job
+from hbtool.target.job import Job, channels_of
 
 MOST_BANDS = 64
 
@@ -420,7 +420,8 @@ class _Attempt:
     def _copy(self, old: Slot, new: Slot, box: Box, rolling: Rolling, core: int) -> None:
         source = Operand(old.view(box, rolling.type), old, box)
         target = Operand(new.view(box, rolling.type), new, box)
-        job = Job("vector", vector_ops=box_bytes(box, 1), bits=8 * rolling.item_bytes)
+        channels = channels_of(sizes(box))
+        job = Job("vector", vector_ops=box_bytes(box, 1), bits=8 * rolling.item_bytes, channels=channels)
         self.runner.emitter.add("vector", core, COPY, {}, [source], [target], self.r.layer, job)
 
     def _load(self, key: Tensor | Storage, tensor: Tensor, rows: tuple[int, int], slot: Slot, core: int) -> None:

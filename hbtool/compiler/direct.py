@@ -14,7 +14,7 @@ from hbtool.compiler.tile import Task
 from hbtool.errors import CompileError
 from hbtool.numerics.qtype import INT8
 from hbtool.ops.op import Box, whole
-from hbtool.target.job import Job
+from hbtool.target.job import Job, channels_of
 
 
 class DirectRunner:
@@ -43,7 +43,8 @@ class DirectRunner:
             self.r.evict(self.r.of(tensor))
         shapes = [None if t is None else t.shape for t in layer.inputs]
         work = layer.op.work(layer.attributes, shapes, layer.out.shape, [INT8 for _ in shapes])
-        job = Job("vector", vector_ops=max(work.vector_ops, 1), bits=work.bits)
+        channels = channels_of(layer.out.shape)
+        job = Job("vector", vector_ops=max(work.vector_ops, 1), bits=work.bits, channels=channels)
         results = [(t, whole(t.shape)) for t in layer.outputs]
         tile = TileWork(boxes, layer.attribute_values, job)
         self._emit("vector", layer.op.name, tile, layer.inputs, results)

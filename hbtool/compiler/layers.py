@@ -17,7 +17,7 @@ from hbtool.errors import CompileError
 from hbtool.ir import graph, meta
 from hbtool.numerics.qtype import INT32, IntType, int_type
 from hbtool.ops.op import Box, IntegerOp, Tile, integer_op, read_attributes, whole
-from hbtool.target.job import Job
+from hbtool.target.job import Job, channels_of
 
 REMEMBERED = 512
 """Tiles of a layer that are remembered: strategies cut it again and again in the same way."""
@@ -37,6 +37,7 @@ class Tensor:
         is_output: it is needed outside the segment.
         producer: the layer that computes it.
         consumers: the layers that read it, each once, in order.
+        channel_axis: the axis that lies innermost in memory, None where the tensor lies as usual.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Tensor:
     is_output: bool = False
     producer: Layer | None = None
     consumers: list[Layer] = field(default_factory=list)
+    channel_axis: int | None = None
 
     @property
     def item_bytes(self) -> int:
@@ -148,7 +150,15 @@ class Layer:
     def job(self, tile: Tile, out: tuple[int, ...]) -> Job:
         """The work of producing a tile of shape `out`."""
         shapes = [None if t is None else sizes(self.operand_box(tile, i)) for i, t in enumerate(self.inputs)]
-        return Job.of(self.op.work(tile.attributes, shapes, out, self._types))
+        work = self.op.work(tile.attributes, shapes, out, self._types)
+        return Job.of(work, 0 if work.unit == "matrix" else self._channels(shapes, out))
+
+    def _channels(self, shapes: Sequence[tuple[int, ...] | None], out: tuple[int, ...]) -> int:
+        """Channels of the largest tensor read or written; of equal ones the fewest, which leave most lanes empty."""
+        moving = [(self.out, out)]
+        moving += [(t, s) for s, t in zip(shapes, self.inputs, strict=True) if s and t is not None and t.data is None]
+        largest = max(graph.elements(s) for _, s in moving)
+        return min(channels_of(s, t.channel_axis) for t, s in moving if graph.elements(s) == largest)
 
     @cached_property
     def attribute_values(self) -> dict[str, Any]:

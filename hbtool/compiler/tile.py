@@ -10,7 +10,7 @@ from functools import lru_cache
 from hbtool.artifact.program import COPY, Engine
 from hbtool.compiler.layers import Layer, Tensor, TileWork, sizes
 from hbtool.ops.op import Box, whole
-from hbtool.target.job import Job
+from hbtool.target.job import Job, channels_of
 from hbtool.target.target import Target
 
 
@@ -64,7 +64,8 @@ def copy_task(layer: Layer, source: Tensor, out: Tensor, at: Box) -> Task:
         count = 1
         for low, high in box:
             count *= high - low
-        return TileWork((inner,), {}, Job("vector", vector_ops=count, bits=8 * source.item_bytes))
+        channels = min(channels_of(sizes(box)), channels_of(source.shape))
+        return TileWork((inner,), {}, Job("vector", vector_ops=count, bits=8 * source.item_bytes, channels=channels))
 
     return Task(layer, COPY, "vector", (source,), out, at, tile)
 

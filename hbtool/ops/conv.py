@@ -124,6 +124,7 @@ class Conv(IntegerOp):
             outputs=out[1] // a.group,
             inputs=w[1],
             taps=graph.elements(w[2:]),
+            row_taps=w[-1] if a.dilations[-1] == 1 else 1,
             groups=a.group,
             bits=types[0].bits,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,6 +24,7 @@ class Work:
         groups: groups (depthwise: as many as channels).
         vector_ops: elementwise operations of the vector unit.
         bits: width of the activations.
+        row_taps: kernel positions along the row.
     """
 
     unit: Unit
@@ -34,6 +36,7 @@ class Work:
     groups: int = 1
     vector_ops: int = 0
     bits: int = 8
+    row_taps: int = 1
 
     @property
     def macs(self) -> int:
@@ -48,12 +51,22 @@ class Job(Work):
     Attributes:
         loaded_bytes: bytes read from DDR, padding included.
         stored_bytes: bytes written to DDR, padding included.
+        channels: channels of the tensor that the vector unit works on; 0 where its lanes are full.
     """
 
     loaded_bytes: int = 0
     stored_bytes: int = 0
+    channels: int = 0
 
     @classmethod
-    def of(cls, work: Work) -> Job:
+    def of(cls, work: Work, channels: int = 0) -> Job:
         """The instruction that does `work`; what only moves is copied by the vector unit."""
-        return cls(**vars(replace(work, unit="matrix" if work.unit == "matrix" else "vector")))
+        return cls(**vars(replace(work, unit="matrix" if work.unit == "matrix" else "vector")), channels=channels)
+
+
+def channels_of(shape: Sequence[int], innermost: int | None = None) -> int:
+    """Elements side by side in memory: of axis `innermost`, or as usual axis 1 of feature maps, else the last axis."""
+    if not shape:
+        return 1
+    usual = 1 if len(shape) >= 4 else -1
+    return shape[usual if innermost is None else innermost]

@@ -69,6 +69,7 @@ class Target:
         int16_slowdown: how many times longer int16 activations take in the array.
         depthwise_macs: multiply-accumulates per cycle of a depthwise convolution.
         vector_ops: int8 elementwise operations per cycle of the vector unit.
+        vector_channels: channels the vector unit takes at once; fewer leave its lanes empty.
         onchip_bytes: on-chip memory of one core.
         dma_latency_cycles: from the start of a transfer to its first byte.
         ddr_bytes_per_second: what loads and stores share.
@@ -90,6 +91,7 @@ class Target:
     int16_slowdown: float
     depthwise_macs: float
     vector_ops: float
+    vector_channels: int
     onchip_bytes: int
     dma_latency_cycles: int
     ddr_bytes_per_second: float
@@ -103,6 +105,11 @@ class Target:
     def macs_per_cycle(self) -> int:
         """Peak of the multiply-accumulate array of one core."""
         return self.matrix_outputs * self.matrix_inputs * self.matrix_width
+
+    @property
+    def least_channels(self) -> int:
+        """The smallest number of channels that a feature map is padded to."""
+        return min(channels for _, channels in self.layouts)
 
     @property
     def ddr_bytes_per_cycle(self) -> float:
@@ -124,7 +131,7 @@ class Target:
         if work.unit == "matrix":
             busy = self._matrix_cycles(work)
         else:
-            busy = work.vector_ops * max(1, work.bits // 8) / self.vector_ops
+            busy = self._lanes(work) * max(1, work.bits // 8) / self.vector_ops
         return self.instruction_cycles + math.ceil(busy)
 
     def _matrix_cycles(self, work: Job) -> float:
@@ -133,31 +140,51 @@ class Target:
         if work.groups > 1 and work.inputs == 1 and work.outputs == 1:
             channels = _up(work.groups, self.matrix_outputs)
             return slow * width * work.repeats * channels * work.taps / self.depthwise_macs
-        steps = -(-work.outputs // self.matrix_outputs) * -(-work.inputs // self.matrix_inputs) * work.taps
+        steps = -(-work.outputs // self.matrix_outputs) * self._input_steps(work)
         # A matrix product of one row has no neighbours along the width: the array takes output channels there.
         return slow * (width // self.matrix_width) * work.repeats * steps * work.groups
+
+    def _input_steps(self, work: Job) -> int:
+        """Steps over inputs and kernel positions: inputs that are left over take the next positions of the kernel row.
+
+        A row of few channels lies in memory as [width, channels], so that neighbours along the row arrive together.
+        """
+        apart = -(-work.inputs // self.matrix_inputs) * work.row_taps
+        folded = -(-_up(work.inputs, self.least_channels) * work.row_taps // self.matrix_inputs)
+        return min(apart, folded) * (work.taps // work.row_taps)
+
+    def _lanes(self, work: Job) -> float:
+        """Elementwise operations with those of empty lanes."""
+        if not work.channels:
+            return work.vector_ops
+        return work.vector_ops * _up(work.channels, self.vector_channels) / work.channels
 
     def transfer_cycles(self, transfer_bytes: int) -> float:
         """Cycles a DDR transfer keeps the memory busy (without the latency in front)."""
         return transfer_bytes / self.ddr_bytes_per_cycle
 
-    def layout(self, shape: Sequence[int], item_bytes: int) -> Layout:
+    def layout(self, shape: Sequence[int], item_bytes: int, order: tuple[int, ...] | None = None) -> Layout:
         """Where a tensor's elements lie.
 
         Feature maps ([N, C, *spatial], rank 4 and up) have the channels innermost, then the width; channels and width
         are padded. Everything else is row-major with the last axis padded like channels.
+
+        Args:
+            shape: the tensor's shape.
+            item_bytes: bytes of an element.
+            order: its axes, the innermost last, where it is not laid out like that (the innermost is padded like
+                channels, of feature maps the one before like the width).
         """
         shape = tuple(shape)
         rank = len(shape)
-        order = (0, *range(2, rank), 1) if rank >= 4 else tuple(range(rank))
+        order = order or axis_order(rank)
         best: Layout | None = None
         for width, channels in self.layouts:
             padded = list(shape)
             if rank >= 4:
-                padded[-1] = _up(shape[-1], width)
-                padded[1] = _up(shape[1], channels)
-            elif rank:
-                padded[-1] = _up(shape[-1], channels)
+                padded[order[-2]] = _up(shape[order[-2]], width)
+            if rank:
+                padded[order[-1]] = _up(shape[order[-1]], channels)
             step, strides = item_bytes, [0] * rank
             for axis in reversed(order):
                 strides[axis] = step
@@ -168,6 +195,11 @@ class Target:
         return best
 
 
+def axis_order(rank: int) -> tuple[int, ...]:
+    """The axes of a tensor as they usually lie in memory, the innermost last."""
+    return (0, *range(2, rank), 1) if rank >= 4 else tuple(range(rank))
+
+
 def _up(value: int, step: int) -> int:
     return -(-value // step) * step
 
@@ -175,7 +207,7 @@ def _up(value: int, step: int) -> int:
 # ---------------------------------------------------------------------------------------------------------- loading
 
 _WHOLE = {"cores", "multiplier_bits", "matrix_outputs", "matrix_inputs", "matrix_width", "onchip_bytes"}
-_WHOLE |= {"dma_latency_cycles", "instruction_cycles", "address_bytes"}
+_WHOLE |= {"vector_channels", "dma_latency_cycles", "instruction_cycles", "address_bytes"}
 _MAY_BE_ZERO = {"dma_latency_cycles", "instruction_cycles", "launch_us"}
 _LARGEST_FILE = 1 << 20
 

@@ -109,7 +109,7 @@ def test_bandwidth_mode_takes_the_plan_with_the_fewest_bytes(monkeypatch: pytest
     different = 0
     for seed in (1, 2, 3):
         seen, chosen = _compared(monkeypatch, seed, "bandwidth")
-        assert len(chosen) == 1 and len(seen) >= 4
+        assert len(chosen) == 1 and len(seen) >= 2
         assert chosen[0] == min(seen)
         different += len(set(seen)) > 1
     assert different >= 2, "the plans that O3 compares all move the same bytes"

@@ -84,3 +84,24 @@ def test_a_wrong_file_is_one_clear_error(tmp_path: Path, text: str, says: str) -
 def test_an_unknown_march_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="bernoulli2"):
         targets.load("bayes-z")
+
+
+def test_few_input_channels_take_several_positions_of_the_kernel_row_at_once() -> None:
+    target = targets.load("nash-e")
+    plain = Job("matrix", 64, 64, 16, 3, taps=36)
+    folded = Job("matrix", 64, 64, 16, 3, taps=36, row_taps=6)
+    fixed = target.instruction_cycles
+    assert 6 * (target.cycles(folded) - fixed) == target.cycles(plain) - fixed  # 6 x 4 channels fit into its inputs
+    full = target.matrix_inputs
+    assert target.cycles(Job("matrix", 8, 8, 16, full, taps=9, row_taps=3)) == target.cycles(
+        Job("matrix", 8, 8, 16, full, taps=9)
+    )
+
+
+def test_few_channels_leave_lanes_of_the_vector_unit_empty() -> None:
+    target = targets.load("bayes-e")
+    lanes = target.vector_channels
+    full = target.cycles(Job("vector", vector_ops=lanes * 4096, channels=lanes)) - target.instruction_cycles
+    two = target.cycles(Job("vector", vector_ops=lanes * 4096, channels=2)) - target.instruction_cycles
+    assert two == pytest.approx(full * lanes / 2, rel=1e-3)
+    assert target.cycles(Job("vector", vector_ops=lanes * 4096)) - target.instruction_cycles == full
