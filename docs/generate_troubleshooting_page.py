@@ -33,6 +33,8 @@ def troubleshooting_page() -> str:
         parts.append(f"\n## {title}\n")
         for row in (r for r in rows if r["id"].rpartition("_")[0] == prefix):
             parts.append(f"\n### {row['id']}: {row['message']}\n")
+            if also := row.get("also"):
+                parts.append(f"\n*Also:* {'; '.join(also)}\n")
             parts.append(f"\n*Situation:* {row['situation']}\n")
             parts.append(f"\n**{_BEHAVIOUR[row['behaviour']]}** {row['answer']}\n")
             if "says" in row and row["behaviour"] != "works":

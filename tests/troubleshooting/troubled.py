@@ -15,12 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from hbtool.config import parse_config
 from hbtool.config.schema import LoadedConfig
 
-TABLE: list[dict[str, str]] = yaml.safe_load((Path(__file__).parent / "table.yaml").read_text(encoding="utf-8"))
+TABLE: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "table.yaml").read_text(encoding="utf-8"))
 
 
 def says(row: str) -> str:
     """What the table promises that hbtool says."""
-    return next(r["says"] for r in TABLE if r["id"] == row)
+    text: str = next(r["says"] for r in TABLE if r["id"] == row)
+    return text
 
 
 class Heard:
