@@ -242,6 +242,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", help=f"of: {', '.join(CASES)}")
     parser.add_argument("--methods", action="store_true", help="compare the calibration methods")
+    parser.add_argument("--only", choices=METHODS, action="append", help="with --methods: only these")
     parser.add_argument("--full", action="store_true", help="all evaluation samples")
     parser.add_argument("--calibration-type", default="default", help="for every model")
     parser.add_argument("--write", action="store_true", help="write docs/accuracy.md")
@@ -262,8 +263,8 @@ def main() -> int:
     if options.methods:
         for name in options.models or METHOD_MODELS:
             bench = Bench(CASES[name](root, options.full))
-            for method, parameters in METHODS.items():
-                done("methods", METHOD_HEADER, method_row(method, bench.build(parameters)), 2)
+            for method in options.only or METHODS:
+                done("methods", METHOD_HEADER, method_row(method, bench.build(METHODS[method])), 2)
     else:
         for name in options.models or CASES:
             bench = Bench(CASES[name](root, options.full))
