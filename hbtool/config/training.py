@@ -102,8 +102,17 @@ class ModuleQuantization(Group):
 class TorchQuantization(Group):
     """How the network is quantized."""
 
-    observer: Literal["min_max", "percentile", "mse", "kl", "mix", "clip_std"] = Field(
-        default="mse", description="activation observer of calibration"
+    observer: Literal["default", "min_max", "percentile", "mse", "kl", "mix", "clip_std"] = Field(
+        default="default",
+        description="activation observer of calibration; default tries min_max, mse and percentile and keeps the one "
+        "whose outputs on the calibration data are nearest to float",
+    )
+    asymmetric: bool = Field(
+        default=True,
+        description="int8 activations with a zero point: what is never negative keeps all 8 bits (not lsq and pact)",
+    )
+    bias_correction: bool = Field(
+        default=True, description="after calibration, biases take back the mean error of every channel"
     )
     calibration_steps: int = Field(default=20, ge=1, description="batches used for calibration, at most")
     calibration_averaging_constant: float = Field(default=0.1, ge=0, le=1, description="share of the newest batch")
@@ -114,6 +123,9 @@ class TorchQuantization(Group):
     weight_averaging_constant: float = Field(default=1.0, ge=0, le=1, description="1: the scale follows the weights")
     weight_bits: Literal[4, 8] = Field(default=8, description="bits of all weights")
     weight_per_channel: bool = Field(default=True, description="one weight scale per output channel")
+    weight_narrow_range: bool = Field(
+        default=True, description="weights in -127..127, the largest exactly; false: scale max/127.5, as published"
+    )
     output_layers: Names = Field(
         default=(), description="modules whose int32 accumulator is the output; `;` between them"
     )

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from hbtool.config.training_loader import LoadedTraining
 from hbtool.errors import ModelError
 from hbtool.flows.talk import Quiet, Talk
+from hbtool.flows.training_calibration import calibrate
 from hbtool.flows.training_results import CALIBRATED, StageResult, finish
 from hbtool.flows.training_setup import Processes, build_model, march_set, processes
-from hbtool.flows.training_stages import calibrate, evaluate, metric_of, prepare, validation_loader
+from hbtool.flows.training_stages import evaluate, metric_of, prepare, validation_loader
 from hbtool.quantization.checkpoint_files import read_checkpoint, write_checkpoint
 from hbtool.quantization.fake_quantize import FakeQuantState, set_fake_quantize
 from hbtool.quantization.observed import ObservedGraphModule
@@ -48,20 +49,20 @@ def calibrated_model(
         again: calibrate even if there is a checkpoint.
     """
     path = loaded.working_dir / CALIBRATED
-    made = prepare(loaded, model, calibrating=True, device=mine.device)
     key = loaded.config.quantization_parameters.model_dump(mode="json")
     if path.is_file() and not again:
         tensors, facts = read_checkpoint(path)
         if facts.get("quantization") == key:
+            made = prepare(loaded, model, calibrating=True, device=mine.device)
             load_state(made, tensors, str(path))
             made.eval()
             set_fake_quantize(made, FakeQuantState.VALIDATION)
             talk.info(f"scales from {path.name}")
             return made
         talk.info(f"{path.name} was made with other settings; calibrating again")
-    calibrate(loaded, made, mine, talk)
+    made, observer = calibrate(loaded, model, mine, talk)
     if mine.first:
-        write_checkpoint(path, made.state_dict(), {"stage": "calibrated", "quantization": key})
+        write_checkpoint(path, made.state_dict(), {"stage": "calibrated", "quantization": key, "observer": observer})
         talk.info(f"saved {path.name}")
     return made
 

@@ -35,6 +35,7 @@ from hbtool.flows.training_stages import (
     prepare,
     validation_loader,
 )
+from hbtool.quantization.bias_correction import adopt_biases
 from hbtool.quantization.checkpoint_files import read_checkpoint, write_checkpoint
 from hbtool.quantization.exact import set_exact_mode
 from hbtool.quantization.fake_quantize import FakeQuantState, set_fake_quantize
@@ -109,6 +110,7 @@ class _Run:
         )
         model = prepare(self.loaded, float_model, calibrating=False, device=self.mine.device)
         load_observer_params(calibrated, model)
+        adopt_biases(calibrated, model)
         model.hb.example = calibrated.hb.example
         if self.loaded.config.quantization_parameters.exact:
             set_exact_mode(model)

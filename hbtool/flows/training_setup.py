@@ -86,11 +86,11 @@ def load_factory(loaded: LoadedTraining, key: str, text: str) -> Callable[..., A
     """
     source, _, name = text.rpartition(":")
     where = loaded.place(key)
+    if source.endswith(".py") and not (loaded.folder / source).is_file():
+        raise ConfigError(f"there is no file {source}.", where=where, hint="Paths count from the YAML.")
     try:
         with _importable(loaded.folder):
             module = _from_file(loaded.folder / source) if source.endswith(".py") else importlib.import_module(source)
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {source}.", where=where, hint="Paths count from the YAML.") from None
     except Exception as error:
         raise ConfigError(
             f"{source} cannot be imported: {type(error).__name__}: {error}",
@@ -121,8 +121,6 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def _from_file(path: Path) -> Any:
     path = path.resolve()
-    if not path.is_file():
-        raise FileNotFoundError(path)
     # Its folder too: a sample imports its neighbours by name.
     name = f"hbtool_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if name in sys.modules:

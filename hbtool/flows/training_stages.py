@@ -17,12 +17,14 @@ from hbtool.flows.talk import Talk
 from hbtool.flows.training_setup import Processes, build_loader, load_factory, split_batch
 from hbtool.qat_mode import get_qat_mode, set_qat_mode
 from hbtool.quantization.distributed import all_sum
-from hbtool.quantization.fake_quantize import FakeQuantState, set_fake_quantize
 from hbtool.quantization.observed import ObservedGraphModule
 from hbtool.quantization.qconfig import QConfig, get_default_qconfig
 from hbtool.quantization.quantize_fx import prepare_qat_fx
 
 Metric = Callable[[Any, Any], tuple[Any, Any]]
+
+OBSERVERS = ("min_max", "mse", "percentile")
+"""What `observer: default` tries."""
 
 
 def qconfig_dict(given: TorchQuantization, calibrating: bool) -> dict[str, Any]:
@@ -42,35 +44,43 @@ def _qconfig(given: TorchQuantization, module: ModuleQuantization, calibrating: 
     if not module.quantize:
         return None
     scheme = torch.per_channel_symmetric if module.weight_per_channel else torch.per_tensor_symmetric
-    weights = {
+    weights: dict[str, Any] = {
         "dtype": f"qint{module.weight_bits}",
         "qscheme": scheme,
         "ch_axis": 0 if module.weight_per_channel else -1,
         "averaging_constant": 1.0 if calibrating else given.weight_averaging_constant,
     }
+    if given.weight_narrow_range:
+        weights["quant_min"] = 1 - (1 << (module.weight_bits - 1))
     if module.output == "int32":
         return get_default_qconfig(None, activation_observer=None, weight_qkwargs=weights)
-    activations = {
+    activations: dict[str, Any] = {
         "dtype": "qint16" if module.output == "int16" else "qint8",
         "averaging_constant": given.calibration_averaging_constant
         if calibrating
         else given.activation_averaging_constant,
     }
+    if given.asymmetric and given.fake_quant == "fake_quant":
+        activations["qscheme"] = torch.per_tensor_affine
     if calibrating:
-        observer = module.observer or given.observer
+        observer = module.observer or (OBSERVERS[0] if given.observer == "default" else given.observer)
         return get_default_qconfig(activation_observer=observer, activation_qkwargs=activations, weight_qkwargs=weights)
     if given.fake_quant == "lsq":
         activations = {"dtype": activations["dtype"], "use_grad_scaling": True}
     return get_default_qconfig(given.fake_quant, activation_qkwargs=activations, weight_qkwargs=weights)
 
 
-def prepare(loaded: LoadedTraining, model: nn.Module, calibrating: bool, device: torch.device) -> ObservedGraphModule:
-    """The prepared model on its device.
+def prepare(
+    loaded: LoadedTraining, model: nn.Module, calibrating: bool, device: torch.device, observer: str | None = None
+) -> ObservedGraphModule:
+    """The prepared model on its device; `observer` stands in for the YAML's.
 
     Raises:
         HbError: names of the YAML match no module, or the model cannot be quantized so.
     """
     given = loaded.config.quantization_parameters
+    if observer is not None:
+        given = given.model_copy(update={"observer": observer})
     hybrid = {"module_name": list(given.hybrid_modules)} if given.hybrid else None
     before = get_qat_mode()
     set_qat_mode(given.qat_mode)
@@ -79,32 +89,6 @@ def prepare(loaded: LoadedTraining, model: nn.Module, calibrating: bool, device:
     finally:
         set_qat_mode(before)
     return made.to(device)
-
-
-def calibrate(
-    loaded: LoadedTraining, model: ObservedGraphModule, processes: Processes, talk: Talk
-) -> ObservedGraphModule:
-    """Observe ranges on the calibration data; every process sees its share, all get the same scales."""
-    data = loaded.config.data_parameters
-    key = "calibration" if data.calibration else "training"
-    text = data.calibration or data.training
-    if text is None:
-        raise ConfigError(
-            "data_parameters names no calibration data.", where=loaded.place("data_parameters"), hint="Add calibration."
-        )
-    torch.manual_seed(loaded.config.training_parameters.seed)
-    loader = build_loader(loaded, key, text, processes, shuffle=key == "training")
-    steps = min(loaded.config.quantization_parameters.calibration_steps, len(loader))
-    model.eval()
-    set_fake_quantize(model, FakeQuantState.CALIBRATION)
-    with torch.no_grad(), talk.progress("calibrating", steps) as done:
-        for index, batch in enumerate(loader):
-            if index == steps:
-                break
-            model(*split_batch(batch, processes.device)[0])
-            done(index + 1)
-    set_fake_quantize(model, FakeQuantState.VALIDATION)
-    return model
 
 
 def metric_of(loaded: LoadedTraining) -> Metric:

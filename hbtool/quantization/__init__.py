@@ -34,6 +34,7 @@ _HOMES: dict[str, str] = {
     "hbtool.quantization.quantize": "auto_calibrate convert prepare_calibration prepare_qat",
     "hbtool.quantization.eager_fusion": "fuse_conv_shared_modules fuse_known_modules fuse_modules",
     "hbtool.quantization.compile": "check_model compile_model export_hbir perf_model visualize_model",
+    "hbtool.quantization.bias_correction": "correct_biases",
     "hbtool.quantization.compare_codes": "Agreement LayerAgreement agreement",
     "hbtool.quantization.exact": "set_exact_mode",
     "hbtool.quantization.newer": "PrepareMethod load_calib_state_dict prepare",

@@ -93,7 +93,7 @@ def agreement(qat_model: ObservedGraphModule, *inputs: Tensor) -> Agreement:
 
 
 def _row(name: str, value: Tensor, fixed: Tensor, q: QParams) -> LayerAgreement:
-    codes = torch.div(value, torch.tensor(q.scale, dtype=torch.float32)).round_().to(torch.int64)
+    codes = torch.div(value, torch.tensor(q.scale, dtype=torch.float32)).round_().to(torch.int64) + q.zero_point
     gap = (codes - fixed.to(torch.int64).view_as(codes)).abs()
     return LayerAgreement(name, gap.numel(), int((gap == 0).sum()), int(gap.max()) if gap.numel() else 0)
 

@@ -135,9 +135,9 @@ def deployed_forward(module: Any, x: Tensor, other: Tensor | None, clip: Clip | 
     plan: Deployment = module.deployment
     input_scale = plan.input.scale.detach()
     constants = weight_integers(module, input_scale)
-    integers = _integers(x, plan.input)
+    integers, zero = _integers(x, plan.input)
     rank = x.dim() - 2 if isinstance(module, nn.modules.conv._ConvNd) else 0
-    total = _accumulate(module, integers, constants.weight)
+    total = _accumulate(module, integers, zero, constants.weight)
     axis = 1 if rank else -1
     shape = [1] * total.dim()
     shape[axis] = -1
@@ -150,48 +150,56 @@ def deployed_forward(module: Any, x: Tensor, other: Tensor | None, clip: Clip | 
         return y if clip is None else y.clamp(*clip)
     kind = INT16 if post.dtype.bits > 8 else INT8
     low, high = _clamp(post, clip)
+    out = _zero_point(post)
     scale = float(post.scale)
     finer = scale if other is None else float(sum_operand_scale(post))
     factor = multiplier(input_scale, constants.scales, finer, plan.multiplier_bits).view(shape)
     math_ = TorchMath()
     if other is None or plan.other is None:
-        y = math_.requantize(total, factor, kind, 0)
+        y = math_.requantize(total, factor, kind, out)
     else:
         own = math_.requantize(total, factor, INT16, 0)
         theirs = float(plan.other.scale)
         ratios = rescale.dyadic_ratios([finer / scale, theirs / scale], INT16)
-        terms = [(own, 0, ratios[0]), (_integers(other, plan.other), 0, ratios[1])]
-        y = math_.weighted_sum(terms, kind, 0)
-    return y.clamp(low, high).float() * post.scale
+        terms = [(own, 0, ratios[0]), (*_integers(other, plan.other), ratios[1])]
+        y = math_.weighted_sum(terms, kind, out)
+    return (y.clamp(low, high).float() - out) * post.scale
 
 
-def _integers(x: Tensor, quantizer: FakeQuantizeBase) -> Tensor:
-    """The codes of a tensor that already lies on the quantizer's grid."""
+def _zero_point(quantizer: FakeQuantizeBase) -> int:
+    return quantizer.quant_min - quantizer.limits()[0]
+
+
+def _integers(x: Tensor, quantizer: FakeQuantizeBase) -> tuple[Tensor, int]:
+    """(codes, zero point) of a tensor that already lies on the quantizer's grid."""
     kind = torch.int16 if quantizer.dtype.bits > 8 else torch.int8
-    return torch.div(x, quantizer.scale).round_().clamp_(quantizer.quant_min, quantizer.quant_max).to(kind)
+    zero = _zero_point(quantizer)
+    codes = torch.div(x, quantizer.scale).round_().clamp_(*quantizer.limits())
+    return (codes.add_(zero) if zero else codes).to(kind), zero
 
 
 def _clamp(post: FakeQuantizeBase, clip: Clip | None) -> tuple[int, int]:
     """Real limits as integers, rounded as every real value is."""
     low, high = clip or (-math.inf, math.inf)
     scale = np.float32(float(post.scale))
-    smallest = post.quant_min if low == -math.inf else int(np.rint(np.float32(low) / scale))
-    largest = post.quant_max if high == math.inf else int(np.rint(np.float32(high) / scale))
+    zero = _zero_point(post)
+    smallest = post.quant_min if low == -math.inf else int(np.rint(np.float32(low) / scale)) + zero
+    largest = post.quant_max if high == math.inf else int(np.rint(np.float32(high) / scale)) + zero
     return max(smallest, post.quant_min), min(largest, post.quant_max)
 
 
-def _accumulate(module: Any, x: Tensor, weight: Tensor) -> Tensor:
+def _accumulate(module: Any, x: Tensor, zero: int, weight: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
-        return TorchMath().matmul(x, weight.t())
+        return TorchMath().matmul(TorchMath().widen(x, zero) if zero else x, weight.t())
     pads: tuple[int, ...] = (0,) * (2 * (weight.dim() - 2))
     if module.padding == "same":
-        x = F.pad(x, module._reversed_padding_repeated_twice)
+        x = F.pad(x, module._reversed_padding_repeated_twice, value=zero)
     elif not isinstance(module.padding, str):
         pads = (*module.padding, *module.padding)
     return TorchMath().conv(
         x,
         weight,
-        zero_point=0,
+        zero_point=zero,
         strides=module.stride,
         pads=pads,
         dilations=module.dilation,
@@ -230,4 +238,5 @@ def deployed_average(module: Any, x: Tensor, y: Tensor) -> Tensor | None:
     share = scale.cpu() / torch.tensor(float(count))
     factor = multiplier(share, torch.ones(1), float(post.scale), plan.multiplier_bits).to(y.device)
     kind = INT16 if post.dtype.bits > 8 else INT8
-    return TorchMath().requantize(total, factor, kind, 0).float() * post.scale
+    out = _zero_point(post)
+    return (TorchMath().requantize(total, factor, kind, out).float() - out) * post.scale

@@ -155,7 +155,8 @@ class _PatchedProgram:
             if q.type is INT32:
                 raw[value] = tensor
             elif q.axis is None:
-                found[name] = tensor.float() * torch.tensor(q.scale, dtype=torch.float32, device=tensor.device)
+                scale = torch.tensor(q.scale, dtype=torch.float32, device=tensor.device)
+                found[name] = (tensor.double() - q.zero_point).float() * scale
         made = {}
         for path, names in quantized_values(self.program.model).items():
             if all(n in found for n in names):

@@ -91,6 +91,8 @@ class FakeQuantizeBase(nn.Module):
         self._register_scale(scale.expand(channel_len).clone() if channel_len > 1 else scale.clone())
         self.register_buffer("zero_point", zero_point.expand(self.scale.numel()).clone())
         self.power_of_two = ConsistencyStrategy.get_consistency_level() >= (2 if self.is_per_channel else 1)
+        self._zero = 0
+        self._zero_key: tuple[int, int] = (0, 0)
         self._flags = (True, True)
         self._flag_key: tuple[int, ...] = ()
         self.set_state(start)
@@ -137,13 +139,34 @@ class FakeQuantizeBase(nn.Module):
             self._flag_key = key
         return self._flags
 
+    def limits(self) -> tuple[int, int]:
+        """Smallest and largest integer that x / scale is rounded to: the type's, counted from the zero point.
+
+        A zero point is nothing but that shift, so everything that rounds takes these limits and no zero point.
+        """
+        if not self.activation_post_process.affine:
+            return self.quant_min, self.quant_max
+        key = (id(self.zero_point), self.zero_point._version)
+        if key != self._zero_key and not torch.compiler.is_compiling():
+            self._zero, self._zero_key = int(self.zero_point), key
+        return self.quant_min - self._zero, self.quant_max - self._zero
+
     def set_qparams(self, scale: Tensor | float, zero_point: Tensor | None = None) -> None:
         """Use this scale (float32 [1] or [channels]) from now on; an observer that still runs may move it again."""
         value = torch.as_tensor(scale, dtype=torch.float32, device=self.scale.device).reshape(-1)
-        self._store_scale(value)
+        affine = zero_point is not None and self.activation_post_process.affine
+        self._store_scale(value, zero_point if affine else None)
         half = (self.quant_max - self.quant_min) / 2
-        self.activation_post_process.max_val = self.scale.detach() * half
-        self.activation_post_process.min_val = self.scale.detach() * -half
+        low, high = self.limits() if affine else (-half, half)
+        self.activation_post_process.max_val = self.scale.detach() * high
+        self.activation_post_process.min_val = self.scale.detach() * low
+
+    @torch.no_grad()
+    def adopt_range(self, low: Tensor, high: Tensor) -> None:
+        """Take over what another observer saw; the scale follows by this one's scheme."""
+        seen = self.activation_post_process
+        seen.min_val, seen.max_val = (v.detach().clone().to(self.scale.device) for v in (low, high))
+        self._store_scale(*seen.calculate_qparams())
 
     def set_dtype(self, dtype: DTypeLike) -> None:
         """Another number of bits for the same real range (before any data or after)."""
@@ -152,7 +175,9 @@ class FakeQuantizeBase(nn.Module):
         observer = self.activation_post_process
         for holder in (self, observer):
             holder.dtype, holder.quant_min, holder.quant_max = new, new.min, new.max
-        if observer.rescale(factor) or observer.min_val.numel():
+        if observer.qscheme == torch.per_tensor_affine and observer.min_val.numel():
+            self._store_scale(*observer.calculate_qparams())
+        elif observer.rescale(factor) or observer.min_val.numel():
             self._store_scale(self.scale.detach() * factor)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
@@ -164,7 +189,7 @@ class FakeQuantizeBase(nn.Module):
         return not self.activation_post_process.learns or self.activation_post_process.min_val.numel() > 0
 
     @torch.no_grad()
-    def _store_scale(self, scale: Tensor) -> None:
+    def _store_scale(self, scale: Tensor, zero_point: Tensor | None = None) -> None:
         if self.power_of_two and self.activation_post_process.learns:
             # Up, so that the range stays covered.
             scale = torch.exp2(torch.ceil(torch.log2(scale)))
@@ -173,13 +198,15 @@ class FakeQuantizeBase(nn.Module):
         else:
             self.scale.data = scale.detach().clone()
             self.zero_point = torch.zeros(scale.numel(), dtype=torch.int64, device=scale.device)
+        if zero_point is not None:
+            self.zero_point.copy_(zero_point.reshape(-1))
 
     def _observe(self, x: Tensor, clip: Clip | None) -> None:
         watched = x.detach()
         if clip is not None and not self.activation_post_process.range_only:
             watched, clip = clip_values(watched, clip), None
         if self.activation_post_process.observe(watched, clip):
-            self._store_scale(self.activation_post_process.calculate_qparams()[0])
+            self._store_scale(*self.activation_post_process.calculate_qparams())
 
     def forward(self, x: Tensor, clip: Clip | None = None) -> Tensor:
         """Observe, update the scale, round with the new scale; with `clip`, do all that to x clipped.
@@ -205,7 +232,7 @@ class FakeQuantizeBase(nn.Module):
         """The rounding as one operator, for the exporters."""
         bits = 8 if self.dtype.bits <= 8 else 16
         axis = self.ch_axis if self.scale.numel() > 1 else -1
-        out: Tensor = fake_quantize_op(x, self.scale.detach(), bits, self.quant_min, self.quant_max, axis)
+        out: Tensor = fake_quantize_op(x, self.scale.detach(), bits, *self.limits(), axis)
         return out
 
     def extra_repr(self) -> str:
@@ -223,6 +250,11 @@ class FakeQuantizeBase(nn.Module):
             if isinstance(value, Tensor) and value.shape != own.shape:
                 own.data = own.data.new_empty(value.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        zero_point = state_dict.get(prefix + "zero_point")
+        if isinstance(zero_point, Tensor) and bool(zero_point.any()) and not self.activation_post_process.affine:
+            # From an affine model into a symmetric one: the range is what both understand.
+            seen = f"{prefix}activation_post_process"
+            self.adopt_range(state_dict[f"{seen}.min_val"], state_dict[f"{seen}.max_val"])
         if isinstance(self.activation_post_process, ObserverBase) and not self.activation_post_process.learns:
             scale = self.activation_post_process.calculate_qparams()[0]
             if self.activation_post_process.__class__.__name__ == "FixedScaleObserver":
@@ -230,13 +262,13 @@ class FakeQuantizeBase(nn.Module):
 
 
 class FakeQuantize(FakeQuantizeBase):
-    """clamp(round_half_even(x / scale), quant_min, quant_max) * scale with a straight-through gradient."""
+    """The real value of clamp(round_half_even(x / scale) + zero_point, quant_min, quant_max); straight-through gradient."""
 
     def _round(self, x: Tensor, clip: Clip | None) -> Tensor:
         scale = channel_shape(self.scale, x.dim(), self.ch_axis)
         if clip is not None and (x.is_cuda or scale.numel() > 1):
             x, clip = clip_values(x, clip), None
-        out: Tensor = FakeQuantizeFunction.apply(x, scale, self.quant_min, self.quant_max, clip, self.saturate)  # type: ignore[no-untyped-call]
+        out: Tensor = FakeQuantizeFunction.apply(x, scale, *self.limits(), clip, self.saturate)  # type: ignore[no-untyped-call]
         return out
 
 

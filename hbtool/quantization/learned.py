@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hbtool.errors import UsageError
 from hbtool.quantization.fake_quantize import FakeQuantizeBase
 from hbtool.quantization.straight_through import Clip, channel_shape, clip_values
 
@@ -40,6 +41,13 @@ class LearnedStepFunction(torch.autograd.Function):
 
 class _Learned(FakeQuantizeBase):
     """Common part: the scale is initialized by the observer's first batch and trained afterwards."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.activation_post_process.affine:
+            raise UsageError(
+                f"{type(self).__name__} learns symmetric scales.", hint="Use FakeQuantize for per_tensor_affine."
+            )
 
     def _round(self, x: Tensor, clip: Clip | None) -> Tensor:
         return self.round_with(clip_values(x, clip), self.trained_scale(), self.quant_min)
@@ -110,8 +118,8 @@ class PACTFakeQuantize(_Learned):
     def _half(self) -> float:
         return (self.quant_max - self.quant_min) / 2
 
-    def _store_scale(self, scale: Tensor) -> None:
-        super()._store_scale(scale)
+    def _store_scale(self, scale: Tensor, zero_point: Tensor | None = None) -> None:
+        super()._store_scale(scale, zero_point)
         if "alpha" in self._parameters:
             with torch.no_grad():
                 self.alpha.data = (self.scale * self._half()).clone()

@@ -67,9 +67,7 @@ def load_observer_params(calib_model: nn.Module, qat_model: nn.Module) -> None:
         if source is None or not source.was_observed() or not target.activation_post_process.learns:
             continue
         seen = source.activation_post_process
-        target._store_scale(source.scale.detach().to(target.scale.device))
         if seen.min_val.numel():
-            target.activation_post_process.min_val = seen.min_val.detach().clone()
-            target.activation_post_process.max_val = seen.max_val.detach().clone()
-        else:
-            target.set_qparams(source.scale.detach())
+            target.adopt_range(seen.min_val, seen.max_val)
+        if seen.min_val.numel() == 0 or seen.affine == target.activation_post_process.affine:
+            target.set_qparams(source.scale.detach(), source.zero_point)

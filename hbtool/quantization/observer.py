@@ -2,7 +2,9 @@
 
 Because every observer keeps exactly these two buffers, a calibrated model's state dict loads into a QAT model of
 the same network. The scale of a range is its largest magnitude over half the number of steps: for int8
-max_abs / 127.5 (reference: the published (range, scale) pairs, all reproduced).
+max_abs / 127.5 (reference: the published (range, scale) pairs, all reproduced). With `torch.per_tensor_affine`
+an int8 range gets a zero point, so that what is never negative keeps all 8 bits (an extension; the published tool is
+symmetric).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from hbtool.dtype import DTypeLike, as_dtype
 from hbtool.errors import UsageError
+from hbtool.numerics import qtype
 from hbtool.quantization import distributed
 
 _SMALLEST_SCALE = float(torch.finfo(torch.float32).eps)
@@ -46,7 +49,8 @@ class ObserverBase(nn.Module):
         averaging_constant: share of the newest batch; 0 freezes the range once there is one.
         ch_axis: channel axis of a per-channel range, -1 for one range.
         dtype: `qint8`, `qint16` or their names.
-        qscheme: torch.per_tensor_symmetric or torch.per_channel_symmetric.
+        qscheme: torch.per_tensor_symmetric, torch.per_channel_symmetric, or torch.per_tensor_affine (int8 of full
+            range; wider types are symmetric under it too).
         quant_min: smallest integer, None for the dtype's.
         quant_max: largest integer, None for the dtype's.
         is_sync_quantize: whether processes share their statistics; None and True share whenever there are several.
@@ -72,8 +76,11 @@ class ObserverBase(nn.Module):
         factory_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if qscheme not in (torch.per_tensor_symmetric, torch.per_channel_symmetric):
-            raise UsageError(f"{qscheme} is not supported.", hint="The BPU computes with symmetric scales only.")
+        if qscheme not in (torch.per_tensor_symmetric, torch.per_channel_symmetric, torch.per_tensor_affine):
+            raise UsageError(
+                f"{qscheme} is not supported.",
+                hint="Use per_tensor_symmetric, per_channel_symmetric or per_tensor_affine.",
+            )
         if not 0 <= averaging_constant <= 1:
             raise UsageError(f"averaging_constant is {averaging_constant}.", hint="Give a share between 0 and 1.")
         self.dtype = as_dtype(dtype)
@@ -91,6 +98,12 @@ class ObserverBase(nn.Module):
     def with_args(cls, **kwargs: Any) -> PartialFactory:
         """This class with arguments fixed, for a qconfig."""
         return PartialFactory(cls, **kwargs)
+
+    @property
+    def affine(self) -> bool:
+        """Whether the range gets a zero point."""
+        full = (self.quant_min, self.quant_max) == (qtype.INT8.min, qtype.INT8.max)
+        return self.qscheme == torch.per_tensor_affine and full
 
     def limits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Lowest and highest value to represent for this batch, each [1] or [channels]."""
@@ -129,6 +142,9 @@ class ObserverBase(nn.Module):
         if self.min_val.numel() == 0:
             one = torch.ones(1, device=self.min_val.device)
             return one, torch.zeros(1, dtype=torch.int64, device=self.min_val.device)
+        if self.affine:
+            q = qtype.asymmetric(float(self.min_val), float(self.max_val), qtype.INT8)
+            return self.min_val.new_tensor([q.scale]), torch.tensor([q.zero_point], device=self.min_val.device)
         largest = torch.maximum(self.min_val.neg(), self.max_val)
         # The clamp keeps an all-zero tensor's scale finite.
         scale = largest.div_((self.quant_max - self.quant_min) / 2).clamp_(min=_SMALLEST_SCALE)

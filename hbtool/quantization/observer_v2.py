@@ -92,9 +92,14 @@ def squared_error(counts: Tensor, centres: Tensor, thresholds: Tensor, steps: fl
 
 
 class MagnitudeObserver(ObserverBase):
-    """Base of the methods that choose a magnitude from a histogram; the range becomes [-magnitude, magnitude]."""
+    """Base of the methods that choose a magnitude from a histogram; the range becomes [-magnitude, magnitude].
+
+    With `torch.per_tensor_affine` it is what lies of the values in that range.
+    """
 
     range_only = False
+    _below = 1.0
+    """How far the range goes below zero, as a share of the magnitude."""
 
     def __init__(self, bins: int = 2048, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -113,8 +118,26 @@ class MagnitudeObserver(ObserverBase):
     def limits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The symmetric range, of the tensor or of each channel."""
         parts = x.unbind(self.ch_axis) if self.per_channel else (x,)
+        seen = self._seen_limits(x)
         high = torch.cat([self._of(part) for part in parts])
-        return -high, high
+        return self._inside(seen, high)
+
+    def _seen_limits(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Smallest and largest value where they matter."""
+        if not self.affine:
+            return None
+        low, high = torch.aminmax(x)
+        if self.is_sync_quantize:
+            low, high = distributed.all_min_max(low.view(1), high.view(1))
+        largest = max(float(high), -float(low))
+        self._below = min(1.0, max(0.0, -float(low)) / largest) if largest > 0 else 1.0
+        return low.view(1).float(), high.view(1).float()
+
+    @staticmethod
+    def _inside(seen: tuple[Tensor, Tensor] | None, high: Tensor) -> tuple[Tensor, Tensor]:
+        if seen is None:
+            return -high, high
+        return torch.maximum(seen[0], -high), torch.minimum(seen[1], high)
 
     def _top(self, centres: Tensor) -> Tensor:
         """The maximum of what was observed (upper edge of the last bin)."""
@@ -126,7 +149,8 @@ class MagnitudeObserver(ObserverBase):
         return torch.where(index[0] == self.bins - 1, self._top(centres), centres[index[0]])
 
     def _steps(self) -> float:
-        return (self.quant_max - self.quant_min) / 2
+        """Integer steps between 0 and the magnitude."""
+        return (self.quant_max - self.quant_min) / (1.0 + self._below)
 
 
 class PercentileObserver(MagnitudeObserver):
@@ -163,13 +187,13 @@ class MSEObserver(MagnitudeObserver):
         """The symmetric range; its share of the batch's maximum is searched anew every few batches."""
         self._batches += 1
         parts = x.unbind(self.ch_axis) if self.per_channel else (x,)
+        seen = self._seen_limits(x)
         fresh = self._batches <= self.REFRESH or self._batches % self.REFRESH == 0
         if not fresh and self._shares is not None and self._shares.numel() == len(parts):
             largest = torch.stack([torch.stack(torch.aminmax(part)).abs().max() for part in parts]).float()
             if self.is_sync_quantize:
                 largest = distributed.all_max(largest)
-            high = largest * self._shares
-            return -high, high
+            return self._inside(seen, largest * self._shares)
         shares = []
         high = torch.empty(len(parts), device=x.device)
         for index, part in enumerate(parts):
@@ -177,7 +201,7 @@ class MSEObserver(MagnitudeObserver):
             high[index] = self.magnitude(counts, centres)
             shares.append(high[index] / self._top(centres))
         self._shares = torch.stack(shares)
-        return -high, high
+        return self._inside(seen, high)
 
     def magnitude(self, counts: Tensor, centres: Tensor) -> Tensor:
         """The best hundredth."""
@@ -229,7 +253,7 @@ class KLObserver(MagnitudeObserver):
 
     def magnitude(self, counts: Tensor, centres: Tensor) -> Tensor:
         """The least divergence over the number of kept bins."""
-        levels = min(self.quant_max + 1, self.bins // 2)
+        levels = min(int(self._steps() + 0.5), self.bins // 2)
         kept = torch.arange(levels, self.bins + 1, max(1, self.bins // 256), device=counts.device)
         divergences = torch.stack([self._divergence(counts, int(n), levels) for n in kept])
         return self._top(centres) * kept[divergences.argmin()] / self.bins

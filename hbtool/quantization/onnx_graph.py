@@ -242,17 +242,19 @@ def _replace_fake_quantize(model: ir.Model, node: ir.Node) -> None:
     stored = flat if axis >= 0 else flat[0]
     name = graph.node_name(node).replace("FakeQuantize", "Q")
     scale_init = _initializer(model, f"{name}_scale", np.asarray(stored, np.float32))
-    zero = _initializer(model, f"{name}_zero_point", np.zeros(np.shape(stored), dtype))
+    # Limits as wide as the type are those of the type, counted from the zero point.
+    shift = np.iinfo(dtype).min - limits[0] if limits[1] - limits[0] == (1 << bits) - 1 else 0
+    zero = _initializer(model, f"{name}_zero_point", np.full(np.shape(stored), shift, dtype))
     real = graph.constant(x)
     attributes = [ir.AttrInt64("axis", axis)] if axis >= 0 else []
     path = meta.torch_module(node)
     made = []
     if real is not None:
         shape = [-1 if i == axis else 1 for i in range(real.ndim)] if axis >= 0 else ()
-        integers = np.clip(np.rint(real / np.reshape(stored, shape)), *limits).astype(dtype)
+        integers = (np.clip(np.rint(real / np.reshape(stored, shape)), *limits) + shift).astype(dtype)
         integer = _initializer(model, f"{x.name}_quantized", integers)
     else:
-        if limits != (np.iinfo(dtype).min, np.iinfo(dtype).max):
+        if limits != (np.iinfo(dtype).min - shift, np.iinfo(dtype).max - shift):
             x = _clip(model, node, x, float(flat[0]), limits)
         quantize = ir.Node(
             "", "QuantizeLinear", [x, scale_init, zero], attributes, num_outputs=1, name=f"{name}/Quantize"

@@ -12,6 +12,7 @@ from torch import fx, nn
 from hbtool.errors import UsageError
 from hbtool.march import require_march
 from hbtool.quantization.attach import attach
+from hbtool.quantization.bias_correction import adopt_biases
 from hbtool.quantization.fake_quantize import FakeQuantState
 from hbtool.quantization.fixed_point import QuantizedGraphModule
 from hbtool.quantization.fusion import fuse
@@ -81,6 +82,7 @@ def prepare_qat_fx(
         plan = previous.hb
         made = attach(plan.source, plan.types, qconfig_dict, hybrid, hybrid_dict, march)
         load_observer_params(model, made)
+        adopt_biases(model, made)
         made.hb.example = plan.example
     else:
         source = fuse_fx(model)

@@ -25,6 +25,7 @@ from hbtool.config import (
 )
 from hbtool.config.schema import SECTIONS
 from hbtool.config.section import keys_of
+from hbtool.config.training_loader import training_schema_page
 from hbtool.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -33,10 +34,15 @@ ALL_KEYS = [(section, name) for section, model in SECTIONS.items() for name in k
 
 
 @pytest.mark.parametrize(
-    ("file", "text"), [("docs/config.md", config_page()), ("configs/hbtool.schema.json", json_schema_text())]
+    ("file", "text"),
+    [
+        ("docs/config.md", config_page()),
+        ("configs/hbtool.schema.json", json_schema_text()),
+        ("docs/training.md", training_schema_page()),
+    ],
 )
 def test_generated_files_are_current(file: str, text: str) -> None:
-    assert (ROOT / file).read_text(encoding="utf-8") == text, "run `python docs/generate_config_page.py`"
+    assert (ROOT / file).read_text(encoding="utf-8") == text, "run `python docs/generate.py`"
 
 
 @pytest.mark.parametrize(("section", "name"), ALL_KEYS)

@@ -168,3 +168,26 @@ def test_fused_sum_of_int16_keeps_its_range():
     assert (model(x) - want).abs().max() < 0.02 * want.abs().max()
     rates = {row.name: row.rate for row in agreement(model, x).layers}
     assert {"_generated_add_0", "_generated_add_1"} <= {name for name, rate in rates.items() if rate == 1.0}
+
+
+@pytest.mark.parametrize("observer", ["min_max", "mse", "percentile", "kl"])
+def test_zero_points_agree_to_the_last_bit_and_keep_more_of_what_is_never_negative(observer):
+    torch.manual_seed(2)
+    x = torch.randn(4, 3, 33, 31)
+    float_model = Small().eval()
+    errors = []
+    for qscheme in (torch.per_tensor_symmetric, torch.per_tensor_affine):
+        qconfig = get_default_qconfig(activation_observer=observer, activation_qkwargs={"qscheme": qscheme})
+        model = prepare_qat_fx(float_model, {"": qconfig, "module_name": [("head", get_default_qat_out_qconfig())]})
+        model.eval()
+        set_fake_quantize(model, FakeQuantState.CALIBRATION)
+        with torch.no_grad():
+            model(x)
+            set_fake_quantize(model, FakeQuantState.VALIDATION)
+            errors.append((model(x) - float_model(x)).norm())
+        report = agreement(model, x)
+        assert [(row.name, row.largest_steps) for row in report.layers if row.rate < 1] == []
+        assert report.outputs == 1.0
+    assert errors[1] < errors[0]
+    zero_points = {int(model.get_submodule(p).activation_post_process.zero_point) for p in ("quant", "stem.0")}
+    assert -128 in zero_points and len(zero_points) == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from hbtool.config.training_loader import load_training_config
 from hbtool.errors import ConfigError, HbError, ModelError, TrainingError
 from hbtool.flows.calib import calib
 from hbtool.flows.qat import qat
-from hbtool.flows.training_results import CALIBRATED, LAST
+from hbtool.flows.training_results import BEST, CALIBRATED, LAST
 from hbtool.quantization.checkpoint_files import read_checkpoint, write_checkpoint
 from hbtool.runtime.session import Session
 
@@ -145,6 +147,53 @@ def test_not_finite_loss_names_the_first_module_and_keeps_checkpoints(project):
     with pytest.raises(TrainingError, match=r"first module with a result that is not finite is \w") as caught:
         qat(load_training_config(config), resume=True)
     assert caught.value.where == "epoch 2, step 3" or str(caught.value.where).startswith("epoch 2")
+
+
+def test_full_disk_in_a_run_is_an_error_and_leaves_the_checkpoints(project):
+    """A limit on file sizes stands for the full disk: the write fails in the kernel, halfway."""
+    config = _edit(project, "epochs: 3", "epochs: 1")
+    qat(load_training_config(config))
+    out = project / "out"
+    before = {name: (out / name).read_bytes() for name in (LAST, BEST, CALIBRATED)}
+    _edit(project, "epochs: 1", "epochs: 2")
+    command = [sys.executable, "-m", "hbtool", "qat", "-c", str(config), "--resume"]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "File too large" in done.stderr and LAST in done.stderr and "Traceback" not in done.stderr
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert not [p.name for p in out.iterdir() if p.name.startswith(".") or "tmp" in p.name]
+
+
+def test_a_factory_file_that_misses_a_file_of_its_own_is_not_missing_itself(project):
+    (project / "network.py").write_text("open('no such file')\n")
+    with pytest.raises(ConfigError, match="network.py cannot be imported: FileNotFoundError.*no such file"):
+        calib(load_training_config(project / "training.yaml"))
+
+
+def test_bfloat16_autocast_trains_on_the_cpu(project):
+    result = qat(load_training_config(_edit(project, "device: cpu", "device: cpu\n  amp: true")))
+    assert result is not None
+    losses = [row["loss"] for row in result.facts["history"]]
+    assert losses[-1] < losses[0]
+    assert result.metrics["fixed point"] >= result.metrics["calibrated"] - 5
+
+
+def test_default_chooses_the_observer_on_the_calibration_data(project):
+    config = _edit(project, "  observer: min_max\n", "")
+    assert run(["calib", "-c", str(config), "-q"]) == 0
+    log = (project / "out" / "hbtool_calib.log").read_text()
+    rows = re.findall(r"observer (\w+): cosine of the outputs ([\d.]+)", log)
+    assert len(rows) == 3
+    chosen = read_checkpoint(project / "out" / CALIBRATED)[1]["observer"]
+    assert dict(rows)[chosen] == max(cosine for _, cosine in rows)
 
 
 def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):

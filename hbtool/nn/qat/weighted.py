@@ -109,6 +109,13 @@ class Weighted(nn.Module):
             return fake_quantize_op(y, scale, 16, -(1 << 15), (1 << 15) - 1, -1)
         return quantize_dequantize(y, scale, -(1 << 15), (1 << 15) - 1)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        bias = state_dict.get(prefix + "bias")
+        if isinstance(bias, Tensor) and self.bias is None:
+            # Bias correction gave the saved layer one.
+            self.bias = nn.Parameter(torch.zeros_like(bias, device=self.weight.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def add(self, x: Tensor, other: Tensor) -> Tensor:
         """What an eager model calls where its FloatFunctional was."""
         return self(x, other)
