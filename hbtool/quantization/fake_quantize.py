@@ -262,7 +262,7 @@ class FakeQuantizeBase(nn.Module):
 
 
 class FakeQuantize(FakeQuantizeBase):
-    """The real value of clamp(round_half_even(x / scale) + zero_point, quant_min, quant_max); straight-through gradient."""
+    """Rounds x to scale * clamp(round_half_even(x / scale), *limits()); the gradient goes straight through."""
 
     def _round(self, x: Tensor, clip: Clip | None) -> Tensor:
         scale = channel_shape(self.scale, x.dim(), self.ch_axis)

@@ -174,7 +174,7 @@ def test_full_disk_in_a_run_is_an_error_and_leaves_the_checkpoints(project):
 
 def test_a_factory_file_that_misses_a_file_of_its_own_is_not_missing_itself(project):
     (project / "network.py").write_text("open('no such file')\n")
-    with pytest.raises(ConfigError, match="network.py cannot be imported: FileNotFoundError.*no such file"):
+    with pytest.raises(ConfigError, match=r"network.py cannot be imported: FileNotFoundError.*no such file"):
         calib(load_training_config(project / "training.yaml"))
 
 
