@@ -56,8 +56,9 @@ lint: $(STAMP) ## Style, formatting and the import contracts
 type: $(STAMP) ## Static types (mypy --strict)
 	$(BIN)/mypy
 
-bench: $(STAMP) tools/bench.py ## Measure the figures the README and docs quote
+bench: $(STAMP) tools/bench.py tools/bench_qat.py ## Measure the figures the README and docs quote
 	$(BIN)/python tools/bench.py
+	$(BIN)/python tools/bench_qat.py
 
 docs: $(STAMP) docs/generate.py ## Write the generated pages: operators, commands, config keys
 	$(BIN)/python docs/generate.py

@@ -28,10 +28,10 @@ from hbtool.quantization.fake_quantize import FakeQuantState, set_fake_quantize
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS: dict[str, dict[str, object]] = {
-    "int8 weights per channel": {},
-    "int8 weights per tensor": {"weight_per_channel": False},
-    "4-bit weights per channel": {"weight_bits": 4},
     "4-bit weights per tensor": {"weight_bits": 4, "weight_per_channel": False},
+    "int8 weights per channel": {},
+    "4-bit weights per channel": {"weight_bits": 4},
+    "int8 weights per tensor": {"weight_per_channel": False},
 }
 """Label -> what differs in quantization_parameters."""
 

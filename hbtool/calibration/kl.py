@@ -50,7 +50,7 @@ def kl_threshold(histogram: Histogram, group: int, top: float, levels: int, bins
     magnitudes[0] = 0.0  # zero is exact under every threshold; a Relu's zeros would only drown the rest
     counts = linear(magnitudes, magnitude_edges(histogram.resolution), top, bins)
     sizes = np.unique(np.linspace(levels, bins, _CANDIDATES).astype(np.int64))
-    divergence = _divergences(counts, sizes, levels)
+    divergence = divergences(counts, sizes, levels)
     error = _squared_errors(counts, sizes, levels)
     divergence[error > MOST_ERROR * error[-1]] = np.inf
     best = int(sizes[len(sizes) - 1 - np.argmin(divergence[::-1])])  # of equals, the one that cuts least
@@ -66,7 +66,7 @@ def _squared_errors(counts: FloatArray, sizes: NDArray[np.int64], levels: int) -
     return np.asarray(clipped + rounded)
 
 
-def _divergences(counts: FloatArray, sizes: NDArray[np.int64], levels: int) -> FloatArray:
+def divergences(counts: FloatArray, sizes: NDArray[np.int64], levels: int) -> FloatArray:
     """KL(P, Q) with thresholds at bins `sizes` `[n]`; infinite where nothing lies inside."""
     total = counts.sum()
     entropy = np.where(counts > 0, counts * np.log(np.maximum(counts, _TINY)), 0.0)

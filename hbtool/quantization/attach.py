@@ -170,8 +170,11 @@ class Attacher:
             return State(Kind.FLOAT)
         if any(s.kind in (Kind.QUANTIZED, Kind.RAW) for s in inputs):
             if not self.plan.hybrid and self.qconfigs.of(self._path(node)) is not None:
+                shown = getattr(node.target, "__name__", str(node.target))
+                if node.op == "call_module":
+                    shown = f"{type(self.modules[str(node.target)]).__name__} ({shown})"
                 raise UnsupportedError(
-                    f"function {node.target} is not implemented for QTensor.",
+                    f"function {shown} is not implemented for QTensor.",
                     where=f"{self._path(node) or 'forward'} (node {node.name})",
                     hint="Put a DeQuantStub before it, set its qconfig to None, or prepare with hybrid=True.",
                 )

@@ -91,6 +91,7 @@ class FakeQuantizeBase(nn.Module):
         self._register_scale(scale.expand(channel_len).clone() if channel_len > 1 else scale.clone())
         self.register_buffer("zero_point", zero_point.expand(self.scale.numel()).clone())
         self.power_of_two = ConsistencyStrategy.get_consistency_level() >= (2 if self.is_per_channel else 1)
+        self._seen_weights: tuple[int, int, int] | None = None
         self._zero = 0
         self._zero_key: tuple[int, int] = (0, 0)
         self._flags = (True, True)
@@ -108,6 +109,7 @@ class FakeQuantizeBase(nn.Module):
     def set_state(self, state: FakeQuantState) -> None:
         """Observe and round, or not."""
         observe, quantize = _FLAGS[state]
+        self._seen_weights = None
         self.enable_observer(observe)
         self.enable_fake_quant(quantize)
 
@@ -201,7 +203,19 @@ class FakeQuantizeBase(nn.Module):
         if zero_point is not None:
             self.zero_point.copy_(zero_point.reshape(-1))
 
+    def _is_known(self, x: Tensor) -> bool:
+        """Whether calibration has seen exactly these weights: averaging what does not change changes nothing."""
+        if not isinstance(x, nn.Parameter) or self.flags()[1]:
+            return False
+        key = (id(x), x.data_ptr(), x._version)
+        if key == self._seen_weights and self.activation_post_process.min_val.numel():
+            return True
+        self._seen_weights = key
+        return False
+
     def _observe(self, x: Tensor, clip: Clip | None) -> None:
+        if self._is_known(x):
+            return
         watched = x.detach()
         if clip is not None and not self.activation_post_process.range_only:
             watched, clip = clip_values(watched, clip), None

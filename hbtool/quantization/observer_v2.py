@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hbtool.calibration.kl import divergences
 from hbtool.errors import UsageError
 from hbtool.quantization import distributed
 from hbtool.quantization.observer import (
@@ -24,6 +26,8 @@ from hbtool.quantization.observer import (
 SAMPLES = 1 << 15
 RUN = 16
 """Neighbouring elements that are taken together: 64 bytes of float32."""
+
+_KL_CANDIDATES = 224
 
 __all__ = [
     "ClipObserver",
@@ -254,23 +258,10 @@ class KLObserver(MagnitudeObserver):
     def magnitude(self, counts: Tensor, centres: Tensor) -> Tensor:
         """The least divergence over the number of kept bins."""
         levels = min(int(self._steps() + 0.5), self.bins // 2)
-        kept = torch.arange(levels, self.bins + 1, max(1, self.bins // 256), device=counts.device)
-        divergences = torch.stack([self._divergence(counts, int(n), levels) for n in kept])
-        return self._top(centres) * kept[divergences.argmin()] / self.bins
-
-    @staticmethod
-    def _divergence(counts: Tensor, kept: int, levels: int) -> Tensor:
-        inside = counts[:kept]
-        clipped = inside.clone()
-        clipped[-1] += counts[kept:].sum()
-        group = torch.arange(kept, device=counts.device) * levels // kept
-        occupied = (inside > 0).float()
-        sums = torch.zeros(levels, device=counts.device).index_add_(0, group, inside)
-        members = torch.zeros(levels, device=counts.device).index_add_(0, group, occupied).clamp(min=1)
-        spread = (sums / members)[group] * occupied
-        p = clipped / clipped.sum().clamp(min=1)
-        q = spread / spread.sum().clamp(min=1)
-        return torch.where(p > 0, p * (p.clamp(min=1e-12).log() - q.clamp(min=1e-7).log()), 0.0 * p).sum()
+        kept = np.unique(np.linspace(levels, self.bins, _KL_CANDIDATES).astype(np.int64))
+        found = divergences(counts.double().cpu().numpy(), kept, levels)
+        best = int(kept[len(kept) - 1 - np.argmin(found[::-1])])  # of equals, the one that cuts least
+        return self._top(centres) * (best / self.bins)
 
 
 class ClipStdObserver(ObserverBase):

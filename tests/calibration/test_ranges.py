@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbtool.calibration.histogram import Histogram, Resolution, linear, magnitude_edges
-from hbtool.calibration.kl import _divergences
+from hbtool.calibration.kl import divergences
 from hbtool.calibration.observe import Statistics
 from hbtool.calibration.ranges import Method, range_of, ranges_of
 from hbtool.errors import DataError
@@ -57,7 +57,7 @@ def test_kl_in_one_expression_is_kl_bin_by_bin(seed: int, levels: int, size: int
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 50, 64).astype(np.float64) * rng.integers(0, 2, 64)
     counts[size * (levels - 1) // levels : size] += 1  # the last level holds something, else Q is zero where P is not
-    got = _divergences(counts, np.array([size]), levels)[0]
+    got = divergences(counts, np.array([size]), levels)[0]
     assert got == pytest.approx(naive_kl(counts, size, levels), abs=1e-9)
 
 

@@ -56,7 +56,7 @@ def on_grid_of(source: FakeQuantizeBase | None, y: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return source._round_opaque(y)
     with torch.no_grad():
-        rounded = quantize_dequantize(y, source.scale, source.quant_min, source.quant_max)
+        rounded = quantize_dequantize(y, source.scale, *source.limits())
     return y + (rounded - y).detach() if y.requires_grad else rounded
 
 
