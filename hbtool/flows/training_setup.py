@@ -56,6 +56,9 @@ def processes(device: str) -> Iterator[Processes]:
     if device == "cuda" and world > 1:
         device = f"cuda:{local}"
     place = torch.device(device)
+    if place.type == "cuda":
+        # NCCL and every "cuda" without a number mean this process's own card.
+        torch.cuda.set_device(place)
     started = world > 1 and not dist.is_initialized()
     if started:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")

@@ -1,4 +1,4 @@
-"""Fixed point in torch = exported ONNX in onnxruntime = compiled artifact on the sample networks, small inputs."""
+"""Fixed point in torch = exported ONNX in onnxruntime = artifact on host and simulator: sample networks, seed models."""
 
 import sys
 from pathlib import Path
@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from qat_samples import HYBRID_DICT, Hybrid, Plain
 
+from hbtool.config import load_config
+from hbtool.flows.makertbin import makertbin
 from hbtool.ir.onnx_session import make_session
 from hbtool.quantization import FakeQuantState, compile_model, convert_fx, prepare_qat_fx, set_fake_quantize
 from hbtool.quantization.layer_names import layer_names
 from hbtool.quantization.qconfig import default_qat_out_8bit_fake_quant_qconfig, get_default_qconfig
 from hbtool.runtime.session import Session
-from hbtool.utils.onnx_helper import export_quantized_onnx
+from hbtool.utils.onnx_helper import export_quantized_onnx, export_to_onnx
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
@@ -27,21 +30,23 @@ def networks():
 
     yield {
         "digits": (QatDigits, "head", (1, 1, 32, 32)),
-        "mobilenetv2": (networks.MobileNetV2, "classifier", (1, 3, 64, 64)),
-        "resnet18": (networks.ResNet18, "fc", (1, 3, 64, 64)),
+        "mobilenetv2": (networks.MobileNetV2, "classifier", (1, 3, 32, 32)),
+        "resnet18": (networks.ResNet18, "fc", (1, 3, 32, 32)),
         "resnet20": (ResNet20, "linear", (1, 3, 32, 32)),
+        "seed": (Plain, "conv1", (1, 3, 16, 16)),
     }
     del sys.path[:3]
 
 
-@pytest.mark.parametrize("name", ["digits", "mobilenetv2", "resnet18", "resnet20"])
-def test_zero_differing_elements(networks, name, tmp_path):
+@pytest.mark.parametrize("scheme", [torch.per_tensor_symmetric, torch.per_tensor_affine], ids=["symmetric", "affine"])
+@pytest.mark.parametrize("name", ["digits", "mobilenetv2", "resnet18", "resnet20", "seed"])
+def test_zero_differing_elements(networks, name, scheme, tmp_path):
     build, head, shape = networks[name]
     random = torch.Generator().manual_seed(5)
     torch.manual_seed(5)
     float_model = build().eval()
     qconfigs = {
-        "": get_default_qconfig(activation_observer="min_max"),
+        "": get_default_qconfig(activation_qkwargs={"qscheme": scheme}),
         "module_name": {head: default_qat_out_8bit_fake_quant_qconfig},
     }
     model = prepare_qat_fx(float_model, qconfigs).eval()
@@ -64,5 +69,44 @@ def test_zero_differing_elements(networks, name, tmp_path):
     assert np.array_equal(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0], want.numpy())
     traced = torch.jit.trace(fixed, x)
     assert compile_model(traced, [x], hbm=str(tmp_path / "net.hbm"), opt=2, march="bayes") == 0
-    artifact = Session(str(tmp_path / "net.hbm"))
-    assert np.array_equal(artifact.run(None, {artifact.get_inputs()[0].name: x.numpy()})[0], want.numpy())
+    for backend in ("host", "sim"):
+        artifact = Session(str(tmp_path / "net.hbm"), backend=backend)
+        assert np.array_equal(artifact.run(None, {artifact.get_inputs()[0].name: x.numpy()})[0], want.numpy())
+
+
+HYBRID_CONFIG = """
+model_parameters:
+  onnx_model: hybrid.onnx
+  march: bayes
+  output_model_file_prefix: hybrid
+  working_dir: out
+input_parameters:
+  input_type_train: featuremap
+  input_layout_train: NCHW
+  input_type_rt: featuremap
+  input_layout_rt: NCHW
+  norm_type: no_preprocess
+calibration_parameters:
+  calibration_type: load
+compiler_parameters:
+  compile_mode: latency
+  optimize_level: O2
+"""
+
+
+def test_hybrid_seed_model_has_zero_differing_elements(tmp_path):
+    """Torch with integers on the BPU parts, and what the mapper makes of the Q/DQ file."""
+    torch.manual_seed(5)
+    x = torch.randn(1, 3, 16, 16)
+    model = prepare_qat_fx(Hybrid().eval(), {"": get_default_qconfig()}, hybrid=True, hybrid_dict=HYBRID_DICT).eval()
+    set_fake_quantize(model, FakeQuantState.CALIBRATION)
+    with torch.no_grad():
+        model(x)
+    set_fake_quantize(model, FakeQuantState.VALIDATION)
+    want = convert_fx(model)(x).detach().numpy()
+    export_to_onnx(model, x, tmp_path / "hybrid.onnx")
+    (tmp_path / "config.yaml").write_text(HYBRID_CONFIG)
+    built = makertbin(load_config(tmp_path / "config.yaml"))
+    for backend in ("host", "sim"):
+        artifact = Session(built.artifact_path, backend=backend)
+        assert np.array_equal(artifact.run(None, {artifact.get_inputs()[0].name: x.numpy()})[0], want)

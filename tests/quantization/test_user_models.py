@@ -91,12 +91,12 @@ class OneDimension(Stubs):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.bn, self.head = nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(8), nn.Linear(8, 2)
+        self.conv, self.bn = nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(8)
+        self.pool, self.head = nn.AdaptiveAvgPool1d(1), nn.Linear(8, 2)
 
     def forward(self, x):
-        return self.dequant(
-            self.head(F.adaptive_avg_pool1d(torch.relu(self.bn(self.conv(self.quant(x)))), 1).flatten(1))
-        )
+        x = torch.relu(self.bn(self.conv(self.quant(x))))
+        return self.dequant(self.head(self.pool(x).flatten(1)))
 
 
 MODELS = [DictOfOutputs, SeveralInputs, SharedWeights, Perceptron, TransformerBlock, OneDimension]
