@@ -1,4 +1,4 @@
-"""Fixed point in torch = exported ONNX in onnxruntime = artifact on host and simulator: sample networks, seed models."""
+"""Fixed point in torch = ONNX in onnxruntime = artifact on host and simulator: sample networks and seed models."""
 
 import sys
 from pathlib import Path
