@@ -80,3 +80,9 @@ class TrainingError(HbError):
     """Calibration, QAT or conversion of a PyTorch model cannot go on (where = module path)."""
 
     kind = "training"
+
+
+class OutputError(HbError):
+    """A result cannot be written: the disk is full, or the folder refuses it."""
+
+    kind = "output"

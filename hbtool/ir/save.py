@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from hbtool.errors import HbError
+from hbtool.errors import OutputError
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
@@ -53,7 +53,7 @@ def written_beside(path: str | Path) -> Iterator[Path]:
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, target)
     except OSError as error:
-        raise HbError(
+        raise OutputError(
             f"cannot write: {error.strerror or error}",
             where=str(target),
             hint="Check the free space and the rights of the folder; nothing was changed.",
