@@ -124,16 +124,6 @@ def test_the_whole_road(build):
         assert (a - b).abs().max() < 0.06 * a.abs().max()
 
 
-class Attention(Stubs):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attend = nn.MultiheadAttention(16, 4, batch_first=True)
-
-    def forward(self, x):
-        x = self.quant(x)
-        return self.dequant(self.attend(x, x, x)[0])
-
-
 class Branch(Stubs):
     def __init__(self) -> None:
         super().__init__()
@@ -148,11 +138,10 @@ class Branch(Stubs):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (Attention, r"MultiheadAttention \(attend\) is not implemented.*\n?.*hybrid=True"),
         (Branch, r"test_user_models.py:\d+.*control flow.*wrap"),
         (lambda: nn.Sequential(nn.Conv2d(3, 3, 1)), "no QuantStub"),
     ],
-    ids=["attention", "branch", "no stubs"],
+    ids=["branch", "no stubs"],
 )
 def test_refusals_name_the_place_and_the_next_step(build, message):
     with pytest.raises(HbError, match=message):
