@@ -39,14 +39,13 @@ def test_calibration_alone_loses_at_most_a_point(sample: Path) -> None:
 
 DECISIONS = """
 import torch
+from imagenet import network, validation
 
 
 class Seen(torch.utils.data.Dataset):
     \"\"\"Held-out pictures, each with the class that the float model gives it.\"\"\"
 
     def __init__(self):
-        from imagenet import network, validation
-
         model, rows = network(), validation()
         self.x = torch.stack([rows[i][0] for i in range(0, 200, 8)])
         with torch.no_grad():
