@@ -7,6 +7,7 @@ A file holds one mapping per figure, `name: {value: ..., source: ...}`. A user's
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -276,11 +277,19 @@ def _build(data: dict[str, Any], where: str) -> Target:
         text = "; ".join(
             f"{title}: {', '.join(keys)}" for title, keys in (("unknown", unknown), ("missing", missing)) if keys
         )
-        raise ConfigError(f"figures of the target file do not match ({text})", where=where)
+        near = {k: difflib.get_close_matches(k, names, 1) for k in unknown}
+        guesses = [f"{found[0]} in place of {key}" for key, found in near.items() if found]
+        hint = f"Did you mean {', '.join(guesses)}?" if guesses else f"Figures: {', '.join(sorted(names))}."
+        raise ConfigError(f"figures of the target file do not match ({text})", where=where, hint=hint)
     values, sources = {}, {}
     for name, entry in data.items():
         if not isinstance(entry, dict) or set(entry) != {"value", "source"} or not isinstance(entry["source"], str):
-            raise ConfigError(f"{name} must be written as {{value: ..., source: ...}}", where=where)
+            example = entry if isinstance(entry, int | float) else 1
+            raise ConfigError(
+                f"{name} must be written as {{value: ..., source: ...}}, the source in quotation marks",
+                where=where,
+                hint=f'For example {name}: {{value: {example}, source: "measured"}}',
+            )
         values[name] = _figure(name, entry["value"], where)
         sources[name] = entry["source"]
     return Target(**values, sources=sources)

@@ -105,3 +105,12 @@ def test_few_channels_leave_lanes_of_the_vector_unit_empty() -> None:
     two = target.cycles(Job("vector", vector_ops=lanes * 4096, channels=2)) - target.instruction_cycles
     assert two == pytest.approx(full * lanes / 2, rel=1e-3)
     assert target.cycles(Job("vector", vector_ops=lanes * 4096)) - target.instruction_cycles == full
+
+
+def test_a_misspelled_figure_is_guessed_and_the_form_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text('base: bayes-e\nonchip_byte: {value: 1048576, source: "mine"}\n')
+    with pytest.raises(ConfigError, match=r"unknown: onchip_byte\).*Did you mean onchip_bytes"):
+        targets.load(str(tmp_path / "mine.yaml"))
+    (tmp_path / "bare.yaml").write_text("base: bayes-e\nonchip_bytes: 1048576\n")
+    with pytest.raises(ConfigError, match=r'For example onchip_bytes: \{value: 1048576, source: "measured"\}'):
+        targets.load(str(tmp_path / "bare.yaml"))
