@@ -152,6 +152,7 @@ class Run:
     level: str
     names: list[str]
     most_segments: int
+    keep_programs: bool
     say: Say
 
     def points(self, target: Target) -> list[Point]:
@@ -183,7 +184,7 @@ def fitted_target(run: Run, start: Target, knobs: Sequence[str], passes: int) ->
     trial, points = best, best_points
     for _ in range(passes):
         trial = fit(halves(points)[0], trial, knobs, run.say)
-        points = run.points(trial)
+        points = points if run.keep_programs else run.points(trial)
         # Other plans may undo what the fit won.
         if loss(halves(points)[0], trial) < loss(halves(best_points)[0], best):
             best, best_points = trial, points
@@ -208,6 +209,8 @@ def notes(run: Run, target: Target, points: Sequence[Point], knobs: Sequence[str
             f"error {100 * off:.1f} %. With {len(fitted)} networks and {len(knobs)} free figures, a single figure "
             "means little."
         )
+    if knobs and run.keep_programs:
+        result.append("The programs of the table were compiled for figures of the fit before; their time is today's.")
     if other:
         result.append(
             f"Figures per cycle are those of {other}; free here: {', '.join(knobs) or 'none'}. Networks held out here "
@@ -255,6 +258,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--free", help=f"knobs to fit, with commas between (default: {', '.join(KNOBS)})")
     parser.add_argument("--as", dest="other", help="march whose figures per cycle are taken over")
     parser.add_argument("--cache", type=Path, help="folder that keeps graphs and programs between runs")
+    parser.add_argument("--keep-programs", action="store_true", help="do not compile anew for the figures found")
     parser.add_argument("--write", action="store_true")
     return parser.parse_args()
 
@@ -272,7 +276,7 @@ def main() -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    run = Run(a.shared, a.board, a.cache, a.level, names, a.most_segments, say)
+    run = Run(a.shared, a.board, a.cache, a.level, names, a.most_segments, a.keep_programs, say)
     start = targets.load(MARCH[a.board])
     if a.passes:
         start = starting_figures(start, a.other, [k for k in KNOBS if k not in knobs and k not in OUTSIDE])
