@@ -65,12 +65,12 @@ def test_held_out_networks_keep_to_the_limits_and_the_summary_is_their_own(page:
     assert abs(len(held_out) - len(fitted)) <= 1
     error = statistics.median(abs(r.estimated_ms / r.measured_ms - 1) for r in held_out)
     rank = spearmanr([r.measured_ms for r in held_out], [r.estimated_ms for r in held_out]).statistic
-    summary = r"\* held out: (\d+) networks, median error ([\d.]+) %, rank correlation ([\d.]+)"
+    summary = r"\* held out: (\d+) networks, median error ([\d.]+) %, rank correlation (\d\.\d+)"
     stated = re.search(summary, part_of(page, f"{board} ("))
     assert stated is not None
     assert int(stated[1]) == len(held_out)
     assert float(stated[2]) == pytest.approx(100 * error, abs=0.3)
-    assert float(stated[3]) == pytest.approx(rank, abs=0.003)
+    assert float(stated[3]) == pytest.approx(rank, abs=0.006)  # figures are rounded to microseconds: ties
     assert error <= MOST_ERROR
     assert rank >= LEAST_RANK
 
