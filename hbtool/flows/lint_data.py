@@ -25,6 +25,7 @@ from hbtool.calibration.dataset import FolderDataset, to_graph_input, type_remar
 from hbtool.calibration.input_spec import InputSpec
 from hbtool.calibration.sample_files import check_sample, read_sample
 from hbtool.config.inputs import InputConfig
+from hbtool.config.notes import ConfigNote
 from hbtool.config.schema import LoadedConfig
 from hbtool.errors import DataError
 from hbtool.flows.float_stage import FloatStage, prepare_float
@@ -78,7 +79,7 @@ def lint(loaded: LoadedConfig, talk: Talk | None = None, samples: int = SAMPLES)
     if not isinstance(stage.samples, FolderDataset):
         raise DataError("there are no calibration files to look at", hint="Name them with cal_data_dir.")
     data = stage.samples
-    remarks: list[Remark] = []
+    remarks = _from_configuration((*loaded.warnings, *stage.check.warnings), data.specs[0].name)
     surveys = [_survey(data, spec, len(data), samples) for spec in data.specs]
     for config, spec, survey in zip(stage.check.inputs, data.specs, surveys, strict=True):
         remarks += survey.remarks
@@ -87,6 +88,15 @@ def lint(loaded: LoadedConfig, talk: Talk | None = None, samples: int = SAMPLES)
     if len(surveys) == 1:
         remarks += _from_answers(stage, data.specs[0], stage.check.inputs[0], [a for _, a in surveys[0].kept])
     return LintResult(tuple(remarks), min(s.read for s in surveys))
+
+
+def _from_configuration(notes: Sequence[ConfigNote], first_input: str) -> list[Remark]:
+    """What reading the configuration found wrong with the type of the samples; a note names its input where it must."""
+    return [
+        Remark(first_input, "data type", note.message)
+        for note in notes
+        if note.loud and note.key == "calibration_parameters.cal_data_type"
+    ]
 
 
 def quick_remarks(stage: FloatStage) -> Iterator[Remark]:

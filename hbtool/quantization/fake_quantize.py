@@ -83,6 +83,7 @@ class FakeQuantizeBase(nn.Module):
             raise UsageError(f"{observer} does not build an observer.", hint="Give a class of hbtool's observers.")
         made = self.activation_post_process
         self.dtype, self.qscheme, self.ch_axis = made.dtype, made.qscheme, made.ch_axis
+        self.asked_dtype = made.dtype  # another one where the user wished for what no BPU has
         self.quant_min, self.quant_max = made.quant_min, made.quant_max
         self.is_per_channel = made.per_channel
         scale, zero_point = made.calculate_qparams()

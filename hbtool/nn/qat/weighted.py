@@ -166,16 +166,17 @@ class Weighted(nn.Module):
 
 def _weight_quantizer(factory: Any, channels: int, axis: int | None) -> FakeQuantizeBase:
     made: FakeQuantizeBase = factory()
-    if made.dtype.bits > 8:
-        _log.warning("weights are int8 on every BPU: qint8 is used instead of %s", made.dtype)
+    asked = made.dtype
+    if asked.bits > 8:
+        _log.warning("weights are int8 on every BPU: qint8 is used instead of %s", asked)
         factory = factory.with_args(dtype="qint8")
         made = factory()
-    if not made.is_per_channel:
-        return made
-    if axis is None:
+    if made.is_per_channel and axis is None:
         made = factory(qscheme=torch.per_tensor_symmetric, ch_axis=-1, observer=MovingAverageMinMaxObserver)
-        return made
-    return factory(channel_len=channels, ch_axis=axis)
+    elif made.is_per_channel:
+        made = factory(channel_len=channels, ch_axis=axis)
+    made.asked_dtype = asked
+    return made
 
 
 def _classes() -> dict[str, type[Weighted]]:

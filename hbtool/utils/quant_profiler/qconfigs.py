@@ -85,8 +85,8 @@ def _input_types(call: Call) -> list[str]:
 
 def _messages(call: Call) -> Iterator[str]:
     weight = getattr(call.module, "weight_fake_quant", None)
-    if isinstance(weight, FakeQuantizeBase) and str(weight.dtype) == "qint16":
-        yield "qint16 weight!!!"
+    if isinstance(weight, FakeQuantizeBase) and weight.asked_dtype != weight.dtype:
+        yield f"{weight.asked_dtype} weight!!!"
     own = getattr(call.module, "activation_post_process", None)
     if isinstance(own, FakeQuantizeBase):
         if not own.activation_post_process.learns:
