@@ -131,6 +131,10 @@ def test_two_processes_train_together(project):
     assert "learning rate 0.05 x 2 = 0.1" in done.stderr
     assert done.stdout.count("fixed point") == 1
     assert read_checkpoint(project / "out" / LAST)[1]["processes"] == 2
+    command = [sys.executable, "-m", "hbtool", "qat", "-c", str(project / "training.yaml"), "--resume"]
+    resumed = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "trained by 2 processes, now there are 1" in resumed.stderr
 
 
 def test_not_finite_loss_names_the_first_module_and_keeps_checkpoints(project):

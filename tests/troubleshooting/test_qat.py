@@ -136,9 +136,13 @@ def test_qat_1(tmp_path: Path) -> None:
     assert torch.equal(found[0], alone.quant.activation_post_process.scale)
 
 
-def test_qat_2() -> None:
+def test_qat_2(batch: Tensor, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(HbError, match=says("qat_2")):
         prepare_qat_fx(Net(two), {"": "int8 please"})
+    # What the march cannot run in the type that was asked for is listed, and made legal.
+    int16 = {"": get_default_qat_qconfig(dtype="qint16")}
+    prepared = calibrated(Net(lambda m, x: F.max_pool2d(m.conv(x), 2)).eval(), batch, **int16)
+    assert "int8 instead of int16" in caplog.text and prepared.hb.widths
 
 
 def test_qat_3(batch: Tensor, tmp_path: Path) -> None:
