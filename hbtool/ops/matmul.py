@@ -186,7 +186,7 @@ class _Product(FloatOp):
     def matrix_size_as_conv(self, node: ir.Node, limit: int) -> bool | str:
         """rows and columns of both matrices at most {limit}; 8 times as many results of constant weights at the end"""
         first, second = (graph.static_shape(v)[-2:] for v in node.inputs[:2] if v is not None)
-        columns = graph.static_shape(node.outputs[0])[-1]
+        columns = (1, *graph.static_shape(node.outputs[0]))[-1]
         inner = [*first, *(n for n in second if n != columns)]
         most = limit if node.outputs[0].uses() or graph.constant(node.inputs[1]) is None else 8 * limit
         return (max(inner) <= limit and columns <= most) or f"there are {max(*inner, columns)}"

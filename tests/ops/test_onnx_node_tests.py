@@ -38,6 +38,13 @@ def test_some_cases_of_every_operator_pass(tool: ModuleType) -> None:
     assert sum(o.device == "CPU" and o.verdict == "passed" for o in outcomes) > 80
 
 
+@pytest.mark.parametrize("family", ["bernoulli2", "bayes", "bayes-e", "nash"])
+def test_products_of_vectors_pass_on_every_family(tool: ModuleType, family: str) -> None:
+    outcomes = [tool.run_case(case, family) for case in tool.cases() if case.op_type == "MatMul"]
+    assert len(outcomes) > 10
+    assert [f"{o.case.name}: {o.verdict}" for o in outcomes if o.failed] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["bernoulli2", "bayes", "bayes-e", "nash"])
 def test_all_cases_pass_on_every_family(tool: ModuleType, family: str) -> None:
